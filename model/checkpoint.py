@@ -1,0 +1,231 @@
+"""A Hugging Face folder as a checkpoint: `config.json` and safetensors, whole or sharded, read strictly.
+
+Strict means: every parameter is there, none is extra, every shape is the config's, every number is finite. Nothing is
+ever unpickled. Knows no training state, which lies beside the checkpoint in files of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.errors import CheckpointError
+from model.files import replacing_folder, write_json
+from model.hub import resolve_checkpoint
+from model.transformer import TransformerModel
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+SIDE_FILES = (*TOKENIZER_FILES, "generation_config.json")
+HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
+
+
+class Checkpoint:
+    """An open checkpoint folder: its config, and its tensors one at a time.
+
+    Opening it checks names and shapes against the config from the files' headers; a tensor's numbers are read, and
+    checked to be finite, when asked for. So a model larger than memory can be exported tensor by tensor.
+
+    Raises:
+        CheckpointNotFoundError: no such folder.
+        CheckpointError: weights absent, cut off, or of other names or shapes than the config's.
+        ConfigError: a config that cannot be honoured.
+    """
+
+    def __init__(self, folder: str | Path, *, revision: str | None = None) -> None:
+        self.folder = resolve_checkpoint(folder, revision)
+        config_path = self.folder / "config.json"
+        if not config_path.is_file():
+            raise CheckpointError(f"{self.folder} is not a checkpoint: it has no config.json")
+        self.config = ModelConfig.from_file(config_path)
+        self._file_of = _locate_tensors(self.folder)
+        self._check_against_config()
+
+    def tensor(self, name: str) -> Tensor:
+        """One parameter as float32. A tied head is the vocabulary table.
+
+        Raises:
+            CheckpointError: the numbers are not all finite, or cannot be read.
+        """
+        if name == HEAD and HEAD not in self._file_of:
+            name = TABLE
+        path = self._file_of[name]
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensor: Tensor = file.get_tensor(name).float()
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path}: {name} cannot be read: {error}") from None
+        if not torch.isfinite(tensor).all():
+            count = int((~torch.isfinite(tensor)).sum())
+            raise CheckpointError(f"{path}: {name} holds {count} numbers that are NaN or infinite: it is broken")
+        return tensor
+
+    def side_files(self) -> Iterator[Path]:
+        """The tokenizer's and the generation config's files that are there."""
+        return (path for name in SIDE_FILES if (path := self.folder / name).is_file())
+
+    def _check_against_config(self) -> None:
+        expected = expected_shapes(self.config)
+        if self.config.tie_word_embeddings and HEAD in self._file_of:
+            expected[HEAD] = expected[TABLE]  # some writers store the tied head again; compared on loading
+        missing = sorted(expected.keys() - self._file_of.keys())
+        extra = sorted(self._file_of.keys() - expected.keys())
+        if missing or extra:
+            parts = [f"{word} {_listed(names)}" for word, names in (("missing", missing), ("extra", extra)) if names]
+            raise CheckpointError(f"{self.folder}: the weights do not fit config.json: {'; '.join(parts)}")
+        for name, shape in self._stored_shapes():
+            if shape != expected[name]:
+                raise CheckpointError(
+                    f"{self.folder}: {name} has shape {list(shape)}, config.json asks for {list(expected[name])}"
+                )
+        if self.config.tie_word_embeddings and HEAD in self._file_of:
+            head = self.tensor(HEAD)
+            if not torch.equal(head, self.tensor(TABLE)):
+                raise CheckpointError(
+                    f"{self.folder}: config.json ties the head to embed_tokens, but the file holds two different ones; "
+                    "set tie_word_embeddings to false"
+                )
+
+    def _stored_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        for path in sorted(set(self._file_of.values())):
+            with safe_open(path, framework="pt") as file:
+                for name in (name for name, home in self._file_of.items() if home == path):
+                    yield name, tuple(file.get_slice(name).get_shape())
+
+
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The name and shape of every tensor that a checkpoint of this config holds (a tied head is not stored)."""
+    with torch.device("meta"):
+        model = TransformerModel(config)
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def load_checkpoint(
+    folder: str | Path,
+    *,
+    revision: str | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> TransformerModel:
+    """A model with the weights of a checkpoint folder or Hub id, in eval mode. Raises as `Checkpoint` does."""
+    checkpoint = Checkpoint(folder, revision=revision)
+    with torch.device("meta"):
+        model = TransformerModel(checkpoint.config)
+    names = expected_shapes(checkpoint.config)
+    state = {name: checkpoint.tensor(name).to(device=device, dtype=dtype) for name in names}
+    if checkpoint.config.tie_word_embeddings:
+        state[HEAD] = state[TABLE]
+    model.load_state_dict(state, strict=True, assign=True)
+    if checkpoint.config.tie_word_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    # The meta device left the tables of RoPE without numbers, and no file stores them.
+    model.model.rotary = type(model.model.rotary)(checkpoint.config).to(device)
+    return model.eval()
+
+
+def save_checkpoint(
+    model: TransformerModel,
+    folder: str | Path,
+    *,
+    side_files: Iterable[Path] = (),
+    extra_files: dict[str, Any] | None = None,
+    max_shard_bytes: int = 4_000_000_000,
+) -> Path:
+    """Write a folder that `load_checkpoint` and transformers read; what stood there before is replaced at the end.
+
+    Args:
+        model: its parameters are stored in their dtype; a tied head is stored once.
+        folder: where to.
+        side_files: tokenizer files and the like, copied by name.
+        extra_files: file name -> JSON value, written beside the weights.
+        max_shard_bytes: more than this and the weights are split over several files with an index.
+    """
+    tensors = {name: parameter.detach().contiguous().cpu() for name, parameter in model.named_parameters()}
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{name} holds NaN or infinite numbers; the checkpoint was not written")
+    with replacing_folder(folder) as temporary:
+        dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
+        write_json(temporary / "config.json", model.config.to_dict() | {"torch_dtype": dtype})
+        for path in side_files:
+            shutil.copyfile(path, temporary / path.name)
+        for name, value in (extra_files or {}).items():
+            write_json(temporary / name, value)
+        _save_tensors(tensors, temporary, max_shard_bytes)
+    return Path(folder)
+
+
+def _save_tensors(tensors: dict[str, Tensor], folder: Path, max_shard_bytes: int) -> None:
+    shards: list[dict[str, Tensor]] = [{}]
+    filled = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and filled + tensor.nbytes > max_shard_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = tensor
+        filled += tensor.nbytes
+    if len(shards) == 1:
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        return
+    weight_map = {}
+    for number, shard in enumerate(shards, start=1):
+        file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, folder / file_name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard, file_name)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _locate_tensors(folder: Path) -> dict[str, Path]:
+    """Tensor name -> the safetensors file that holds it, read from the files' own headers."""
+    paths = _weight_files(folder)
+    located: dict[str, Path] = {}
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as file:
+                located |= dict.fromkeys(file.keys(), path)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path} is cut off or is no safetensors file ({error}); fetch it again") from None
+    # Old exports stored RoPE's frequencies, which the config determines.
+    return {name: path for name, path in located.items() if not name.endswith("rotary_emb.inv_freq")}
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index_path = folder / INDEX_FILE
+    if (folder / WEIGHTS_FILE).is_file():
+        return [folder / WEIGHTS_FILE]
+    if not index_path.is_file():
+        hint = ""
+        if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
+            hint = "; there are pickled weights, which SmolText does not load: convert them to safetensors"
+        raise CheckpointError(f"{folder} is not a checkpoint: it has neither {WEIGHTS_FILE} nor {INDEX_FILE}{hint}")
+    try:
+        names = sorted(set(json.loads(index_path.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index_path} is not a safetensors index: {error!r}") from None
+    for name in names:
+        if Path(name).name != name:  # an index from a stranger must not lead out of the folder
+            raise CheckpointError(f"{index_path} names a file outside the folder: {name!r}")
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{index_path} names {name}, which is not there")
+    return [folder / name for name in names]
+
+
+def _listed(names: list[str], limit: int = 4) -> str:
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -1,0 +1,332 @@
+"""TransformerModel: a LLaMA-style decoder with a KV cache, written to be read.
+
+Module and parameter names are Hugging Face's, so a state dict is a checkpoint as it stands. Shapes in comments use
+batch, sequence (new tokens), total (cached and new tokens), heads, kv_heads and head_dim.
+
+Knows no training (there is no loss here), no files and no tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+
+
+class RMSNorm(nn.Module):
+    """`weight * x / sqrt(mean(x^2) + eps)`, computed in float32 (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+
+    def __init__(self, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden_size] -> [..., hidden_size], dtype kept."""
+        normalized = x.float() * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * normalized.to(x.dtype)
+
+
+class RotaryPositionalEmbedding(nn.Module):
+    """Rotates pairs of features by an angle that grows with the position (RoPE, arXiv:2104.09864).
+
+    Pair i of a head turns by `position * theta^(-2i / head_dim)`. Half-split (Hugging Face's layout) pairs feature i
+    with i + head_dim/2; interleaved (the paper's layout) pairs 2i with 2i + 1. The tables are float32 and are no
+    part of the checkpoint.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.interleaved = config.rope_interleaved
+        cos, sin = rotary_tables(config)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> Tensor:
+        """x [batch, heads, sequence, head_dim], position_ids [batch, sequence] -> x rotated."""
+        cos = self.cos[position_ids].unsqueeze(1).to(x.dtype)  # [batch, 1, sequence, head_dim / 2]
+        sin = self.sin[position_ids].unsqueeze(1).to(x.dtype)
+        first, second = (x[..., 0::2], x[..., 1::2]) if self.interleaved else x.chunk(2, dim=-1)
+        rotated = (first * cos - second * sin, second * cos + first * sin)
+        return torch.stack(rotated, dim=-1).flatten(-2) if self.interleaved else torch.cat(rotated, dim=-1)
+
+
+def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of every angle, float32 [max_position_embeddings, head_dim / 2]."""
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
+    positions = torch.arange(config.max_position_embeddings, dtype=torch.int64).float()
+    angles = torch.outer(positions, 1.0 / config.rope_theta**exponents)
+    return angles.cos(), angles.sin()
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, one buffer a layer, allocated once.
+
+    Buffers are [batch, kv_heads, max_length, head_dim]; `length` counts the tokens that they hold.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch_size: int,
+        max_length: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        shape = (config.num_hidden_layers, batch_size, config.num_key_value_heads, max_length, config.head_dim)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.max_length = max_length
+        self.length = 0
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write one layer's new rows after `length`; return all its rows [batch, kv_heads, total, head_dim].
+
+        `length` itself moves when the whole model has run (`TransformerModel.forward`), since every layer starts
+        from the same one.
+        """
+        end = self.length + key.shape[2]
+        self.keys[layer, :, :, self.length : end] = key
+        self.values[layer, :, :, self.length : end] = value
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention (arXiv:2305.13245); with as many KV heads as heads it is multi-head attention."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_dim = config.head_dim
+        query_size = config.num_attention_heads * config.head_dim
+        kv_size = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=config.attention_bias)
+        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
+
+    def forward(
+        self, x: Tensor, position_ids: Tensor, rotary: RotaryPositionalEmbedding, kv_cache: KVCache | None
+    ) -> Tensor:
+        """[batch, sequence, hidden_size] -> the same shape."""
+        heads = (*x.shape[:2], -1, self.head_dim)
+        query = self.q_proj(x).view(heads).transpose(1, 2)  # [batch, heads, sequence, head_dim]
+        key = self.k_proj(x).view(heads).transpose(1, 2)  # [batch, kv_heads, sequence, head_dim]
+        value = self.v_proj(x).view(heads).transpose(1, 2)
+        query, key = rotary(query, position_ids), rotary(key, position_ids)
+        if kv_cache is not None:
+            key, value = kv_cache.append(self.layer, key, value)
+        attended = causal_attention(query, key, value)
+        return self.o_proj(attended.transpose(1, 2).flatten(2))
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(Q K^T / sqrt(head_dim)) V, where the queries are the last tokens of the keys' sequence.
+
+    query [batch, heads, sequence, head_dim]; key and value [batch, kv_heads, total, head_dim], total >= sequence.
+    Query i stands at position total - sequence + i and sees no later key.
+    """
+    sequence, total = query.shape[2], key.shape[2]
+    mask = None
+    if 1 < sequence < total:  # a chunk after cached tokens; torch's is_causal would align it to the first key
+        mask = torch.ones(sequence, total, dtype=torch.bool, device=query.device).tril(total - sequence)
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None and sequence > 1,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+class MLP(nn.Module):
+    """Gated feed-forward layer, `down(silu(gate(x)) * up(x))` (SwiGLU, arXiv:2002.05202)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden_size] -> [..., hidden_size]."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm attention and MLP, each added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(
+        self, x: Tensor, position_ids: Tensor, rotary: RotaryPositionalEmbedding, kv_cache: KVCache | None
+    ) -> Tensor:
+        """[batch, sequence, hidden_size] -> the same shape."""
+        x = x + self.self_attn(self.input_layernorm(x), position_ids, rotary, kv_cache)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class TransformerTrunk(nn.Module):
+    """Everything below the head: embeddings, blocks, final norm. Its name in a checkpoint is `model`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_positions = (
+            nn.Embedding(config.max_position_embeddings, config.hidden_size)
+            if config.learned_position_embeddings
+            else None
+        )
+        self.layers = nn.ModuleList(TransformerBlock(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary = RotaryPositionalEmbedding(config)
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, kv_cache: KVCache | None = None) -> Tensor:
+        """input_ids and position_ids int64 [batch, sequence] -> hidden states [batch, sequence, hidden_size]."""
+        x = self.embed_tokens(input_ids)
+        if self.embed_positions is not None:
+            x = x + self.embed_positions(position_ids)
+        for block in self.layers:
+            x = block(x, position_ids, self.rotary, kv_cache)
+        return self.norm(x)
+
+
+class TransformerModel(nn.Module):
+    """A decoder-only language model: the trunk and a head that scores every token of the vocabulary.
+
+    A fresh model draws its matrices from N(0, initializer_range), with the projections that write to the residual
+    stream scaled down by sqrt(2 * num_hidden_layers) (GPT-2's rule); norms start at one and biases at zero.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = TransformerTrunk(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        if self.lm_head.weight.device.type != "meta":
+            self._initialize()
+
+    @torch.no_grad()
+    def _initialize(self) -> None:
+        std = self.config.initializer_range
+        residual_std = std / (2 * self.config.num_hidden_layers) ** 0.5
+        for name, parameter in self.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.normal_(0.0, residual_std)
+            elif parameter.ndim == 2:
+                parameter.normal_(0.0, std)
+            elif name.endswith("bias"):
+                parameter.zero_()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.lm_head.weight.device
+
+    def new_cache(self, batch_size: int, max_length: int) -> KVCache:
+        """An empty KV cache on the model's device, in its dtype."""
+        return KVCache(self.config, batch_size, max_length, device=self.device, dtype=self.lm_head.weight.dtype)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        position_ids: Tensor | None = None,
+        kv_cache: KVCache | None = None,
+        num_logits_to_keep: int = 0,
+    ) -> Tensor:
+        """Logits for the token after each input token.
+
+        Args:
+            input_ids: int64 [batch, sequence].
+            position_ids: int64 [batch, sequence]; counted on from the cache when not given.
+            kv_cache: earlier tokens' keys and values; this call's are appended in place.
+            num_logits_to_keep: 0 for all positions, n for the last n alone (1 saves the head's work in a prefill).
+
+        Returns:
+            [batch, num_logits_to_keep or sequence, vocab_size], in the dtype of the weights.
+
+        Raises:
+            ValueError: the tokens do not fit the context or the cache.
+        """
+        start = kv_cache.length if kv_cache is not None else 0
+        end = start + input_ids.shape[1]
+        context = self.config.max_position_embeddings
+        room = context if kv_cache is None else min(context, kv_cache.max_length)
+        if end > room:
+            raise ValueError(f"{end} tokens do not fit: there is room for {room} in a context of {context}")
+        if position_ids is None:
+            position_ids = torch.arange(start, end, device=input_ids.device).expand_as(input_ids)
+        hidden = self.model(input_ids, position_ids, kv_cache)
+        if kv_cache is not None:
+            kv_cache.length = end
+        return self.lm_head(hidden[:, -num_logits_to_keep:])  # -0 keeps all
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        input_ids: Tensor,
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        stop_token_ids: Collection[int] = (),
+        generator: torch.Generator | None = None,
+        use_cache: bool = True,
+    ) -> list[int]:
+        """Continue one prompt. The plain twin of `runtime`, which has every sampler; this one has the two classics.
+
+        Args:
+            input_ids: int64 [sequence], at least one token.
+            max_new_tokens: stop after as many; the context is the other limit.
+            temperature: 0 takes the likeliest token; above, logits are divided by it and a token is drawn.
+            top_k: draw among the k likeliest alone.
+            stop_token_ids: stop at any of these, which is not returned.
+            generator: the source of randomness.
+            use_cache: False computes every step from scratch: slow, and the same tokens (a test holds it to that).
+
+        Returns:
+            The new token ids.
+        """
+        if input_ids.ndim != 1 or not len(input_ids):
+            raise ValueError("generate continues one prompt of at least one token: input_ids must be [sequence]")
+        room = self.config.max_position_embeddings - len(input_ids)
+        tokens = input_ids.to(self.device).unsqueeze(0)
+        cache = self.new_cache(1, len(input_ids) + min(room, max_new_tokens)) if use_cache else None
+        pending, new_ids = tokens, []
+        for _ in range(min(room, max_new_tokens)):
+            logits = self(pending, kv_cache=cache, num_logits_to_keep=1)[0, -1]
+            token_id = _sample(logits.float(), temperature, top_k, generator)
+            if int(token_id) in stop_token_ids:
+                break
+            new_ids.append(int(token_id))
+            tokens = torch.cat([tokens, token_id.view(1, 1)], dim=1)
+            pending = token_id.view(1, 1) if use_cache else tokens
+        return new_ids
+
+
+def _sample(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
+    """One token id from float32 logits [vocab_size]."""
+    if temperature == 0:
+        return logits.argmax()
+    logits = logits / temperature
+    if top_k is not None and top_k < len(logits):
+        kept = logits.topk(top_k)
+        logits = torch.full_like(logits, -torch.inf).scatter(0, kept.indices, kept.values)
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[0]
