@@ -1,0 +1,186 @@
+"""How a weight is stored and multiplied in the graph: one class a format, and nothing else knows the operators.
+
+A format emits two things: a linear layer, and the vocabulary table, which serves the embedding and (when tied) the
+head from one initializer. To add a precision, add a class here and a line in `precisions.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from export.graph_builder import MICROSOFT, GraphBuilder
+from export.quantize import quantize_blockwise, quantize_per_channel
+
+# MatMulNBits with accuracy_level 4 quantizes the activations, block by block, and multiplies integers.
+INTEGER_PRODUCTS = 4
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A matrix that is read when it is needed.
+
+    `load()` gives float32 `[out_features, in_features]`; `bias` gives `[out_features]` where there is one.
+    """
+
+    name: str
+    out_features: int
+    in_features: int
+    load: Callable[[], np.ndarray]
+    load_bias: Callable[[], np.ndarray] | None = None
+
+
+class WeightFormat(Protocol):
+    """What `graph.py` asks of a format."""
+
+    def linear(self, builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
+        """x [..., in_features] -> [..., out_features], bias added."""
+
+    def embedding(self, builder: GraphBuilder, input_ids: ir.Value, table: Weight) -> ir.Value:
+        """input_ids [batch, sequence] -> float32 [batch, sequence, hidden_size]."""
+
+    def tied_head(self, builder: GraphBuilder, x: ir.Value, table: Weight) -> ir.Value:
+        """x [..., hidden_size] -> [..., vocab_size], read from the embedding's own initializer."""
+
+
+class Float32:
+    """Plain matrices, transposed once at export into the [in, out] layout that MatMul reads."""
+
+    def linear(self, builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
+        """MatMul (and Add)."""
+        shape = (weight.in_features, weight.out_features)
+        matrix = builder.lazy_constant(f"{weight.name}.weight", shape, lambda: weight.load().T)
+        return _add_bias(builder, builder.op("MatMul", [x, matrix], name=f"{weight.name}/MatMul"), weight)
+
+    def embedding(self, builder: GraphBuilder, input_ids: ir.Value, table: Weight) -> ir.Value:
+        """Gather."""
+        return builder.op("Gather", [self._table(builder, table), input_ids], name=f"{table.name}/Gather")
+
+    def tied_head(self, builder: GraphBuilder, x: ir.Value, table: Weight) -> ir.Value:
+        """A product with the transposed table: a Transpose node would be folded into a second copy of it."""
+        matrix = self._table(builder, table)
+        return builder.op("FusedMatMul", [x, matrix], name="lm_head/FusedMatMul", domain=MICROSOFT, transB=1)
+
+    @staticmethod
+    def _table(builder: GraphBuilder, table: Weight) -> ir.Value:
+        return builder.lazy_constant(f"{table.name}.weight", (table.out_features, table.in_features), table.load)
+
+
+@dataclass(frozen=True)
+class BlockwiseInt8:
+    """One scale a block of weights; the activations are quantized at run time, one scale a block of theirs."""
+
+    block_size: int
+
+    def linear(self, builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
+        """MatMulNBits, which takes the bias too."""
+        bias = None
+        if weight.load_bias is not None:
+            bias = builder.constant(f"{weight.name}.bias", weight.load_bias())
+        return builder.op(
+            "MatMulNBits",
+            [x, *self._quantized(builder, weight), None, None, bias][: 6 if bias is not None else 3],
+            name=f"{weight.name}/MatMulNBits",
+            domain=MICROSOFT,
+            K=weight.in_features,
+            N=weight.out_features,
+            bits=8,
+            block_size=self.block_size,
+            accuracy_level=INTEGER_PRODUCTS,
+        )
+
+    def embedding(self, builder: GraphBuilder, input_ids: ir.Value, table: Weight) -> ir.Value:
+        """GatherBlockQuantized on the head's own bytes.
+
+        The table stays [vocab, blocks, block_size] as MatMulNBits reads it, and the gathered rows are reshaped: a
+        Reshape of the table would be folded into a second copy.
+        """
+        quantized, scales = self._quantized(builder, table)
+        blocks = scales.shape[1]
+        scales_3d = builder.constant(f"{table.name}.scales_3d", scales.const_value.numpy()[..., None])
+        rows = builder.op(
+            "GatherBlockQuantized",
+            [quantized, input_ids, scales_3d],
+            name=f"{table.name}/GatherBlockQuantized",
+            domain=MICROSOFT,
+            bits=8,
+            block_size=self.block_size,
+            gather_axis=0,
+            quantize_axis=2,
+        )
+        width = builder.constant(f"{table.name}.row_shape", np.array([0, 0, blocks * self.block_size], np.int64))
+        padded = builder.op("Reshape", [rows, width], name=f"{table.name}/Reshape")
+        if blocks * self.block_size == table.in_features:
+            return padded
+        bounds = [
+            builder.constant(f"slice.{number}", np.array([number], np.int64)) for number in (0, table.in_features, 2)
+        ]
+        return builder.op("Slice", [padded, *bounds], name=f"{table.name}/Slice")
+
+    def tied_head(self, builder: GraphBuilder, x: ir.Value, table: Weight) -> ir.Value:
+        """MatMulNBits on the table."""
+        return self.linear(builder, x, table)
+
+    def _quantized(self, builder: GraphBuilder, weight: Weight) -> tuple[ir.Value, ir.Value]:
+        names = f"{weight.name}.weight_quantized", f"{weight.name}.weight_scales"
+        known = builder.graph.initializers
+        if names[0] not in known:
+            for name, array in zip(names, quantize_blockwise(weight.load(), self.block_size), strict=True):
+                builder.constant(name, array)
+        return known[names[0]], known[names[1]]
+
+
+class DynamicInt8:
+    """onnxruntime's quantize_dynamic: int8 weights with a scale a channel, activations with one scale a tensor.
+
+    Unlike that tool it quantizes the head too, and reads the embedding from the head's bytes: the tool leaves a tied
+    head in float32 behind a Transpose.
+    """
+
+    def linear(self, builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
+        """DynamicQuantizeLinear, MatMulInteger and a rescaling; onnxruntime fuses them into DynamicQuantizeMatMul."""
+        prefix = weight.name
+        matrix, scales = self._quantized(builder, weight)
+        quantized, x_scale, x_zero_point = builder.op(
+            "DynamicQuantizeLinear", [x], name=f"{prefix}/DynamicQuantizeLinear", outputs=3
+        )
+        product = builder.op("MatMulInteger", [quantized, matrix, x_zero_point], name=f"{prefix}/MatMulInteger")
+        product = builder.op("Cast", [product], name=f"{prefix}/Cast", to=ir.DataType.FLOAT)
+        scale = builder.op("Mul", [x_scale, scales], name=f"{prefix}/Scale")
+        return _add_bias(builder, builder.op("Mul", [product, scale], name=f"{prefix}/Rescale"), weight)
+
+    def embedding(self, builder: GraphBuilder, input_ids: ir.Value, table: Weight) -> ir.Value:
+        """Columns of the head's [hidden_size, vocab_size] matrix, times their scales."""
+        prefix = table.name
+        matrix, scales = self._quantized(builder, table)
+        columns = builder.op("Gather", [matrix, input_ids], name=f"{prefix}/Gather", axis=1)
+        rows = builder.op("Transpose", [columns], name=f"{prefix}/Transpose", perm=[1, 2, 0])
+        rows = builder.op("Cast", [rows], name=f"{prefix}/Cast_rows", to=ir.DataType.FLOAT)
+        scale = builder.op("Gather", [scales, input_ids], name=f"{prefix}/Gather_scales")
+        last_axis = builder.constant("axis.last", np.array([-1], np.int64))
+        scale = builder.op("Unsqueeze", [scale, last_axis], name=f"{prefix}/Unsqueeze_scales")
+        return builder.op("Mul", [rows, scale], name=f"{prefix}/Dequantize")
+
+    def tied_head(self, builder: GraphBuilder, x: ir.Value, table: Weight) -> ir.Value:
+        """The linear layer of the table."""
+        return self.linear(builder, x, table)
+
+    @staticmethod
+    def _quantized(builder: GraphBuilder, weight: Weight) -> tuple[ir.Value, ir.Value]:
+        names = f"{weight.name}.weight_quantized", f"{weight.name}.weight_scales"
+        known = builder.graph.initializers
+        if names[0] not in known:
+            for name, array in zip(names, quantize_per_channel(weight.load()), strict=True):
+                builder.constant(name, array)
+        return known[names[0]], known[names[1]]
+
+
+def _add_bias(builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
+    if weight.load_bias is None:
+        return x
+    bias = builder.constant(f"{weight.name}.bias", weight.load_bias())
+    return builder.op("Add", [x, bias], name=f"{weight.name}/Add")

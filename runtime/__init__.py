@@ -1,0 +1,43 @@
+"""Generation on a CPU with NumPy, onnxruntime and tokenizers; no torch.
+
+>>> from runtime import LanguageModel
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runtime.bundle import Bundle
+    from runtime.generate import generate_step
+    from runtime.language_model import Chunk, Generation, LanguageModel
+    from runtime.sampling import SamplingOptions
+    from runtime.session import DecoderSession
+
+# Loaded on first use: `python -m runtime --help` must not wait for onnxruntime.
+_HOMES = {
+    "Bundle": "runtime.bundle",
+    "Chunk": "runtime.language_model",
+    "DecoderSession": "runtime.session",
+    "Generation": "runtime.language_model",
+    "LanguageModel": "runtime.language_model",
+    "SamplingOptions": "runtime.sampling",
+    "generate_step": "runtime.generate",
+}
+
+__all__ = [
+    "Bundle",
+    "Chunk",
+    "DecoderSession",
+    "Generation",
+    "LanguageModel",
+    "SamplingOptions",
+    "generate_step",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,176 @@
+"""A bundle folder: which precisions it holds, the shape of its model, its special tokens.
+
+Reads JSON and file sizes only; opens no graph.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import BundleError, BundleNotFoundError, MissingDependencyError, OptionError
+
+MANIFEST = "manifest.json"
+# The file names that transformers.js and optimum look for, by precision; the order is that of preference.
+PRECISION_FILES = {
+    "int8": "model_int8.onnx",
+    "q8": "model_quantized.onnx",
+    "q4": "model_q4.onnx",
+    "fp16": "model_fp16.onnx",
+    "fp32": "model.onnx",
+}
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The part of `config.json` that generation needs."""
+
+    vocab_size: int
+    num_hidden_layers: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        folder: where it lies.
+        shape: sizes of the model.
+        precisions: precision -> its ONNX file, for those that are there.
+        bos_token_id: where an empty prompt starts.
+        eos_token_ids: a generation stops at any of them.
+        manifest: `manifest.json`, or an empty mapping for a bundle from another exporter.
+    """
+
+    folder: Path
+    shape: ModelShape
+    precisions: Mapping[str, Path]
+    bos_token_id: int | None
+    eos_token_ids: frozenset[int]
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path_or_hub_id: str | Path, *, revision: str | None = None) -> Bundle:
+        """Open a local folder or a Hub id.
+
+        Raises:
+            BundleNotFoundError: there is neither.
+            BundleError: it is no bundle, or files are missing or of another size than the manifest says.
+        """
+        folder = _resolve(path_or_hub_id, revision)
+        config = read_json(folder / "config.json", required=True)
+        generation = read_json(folder / "generation_config.json")
+        manifest = read_json(folder / MANIFEST)
+        precisions = {
+            name: folder / "onnx" / file for name, file in PRECISION_FILES.items() if (folder / "onnx" / file).is_file()
+        }
+        if not precisions:
+            raise BundleError(f"{folder} is not a bundle: it has no onnx/*.onnx; make one with `python -m export run`")
+        _check_sizes(folder, manifest)
+        return cls(
+            folder=folder,
+            shape=_shape(folder, config),
+            precisions=precisions,
+            bos_token_id=generation.get("bos_token_id", config.get("bos_token_id")),
+            eos_token_ids=_token_ids(generation.get("eos_token_id", config.get("eos_token_id"))),
+            manifest=manifest,
+        )
+
+    def model_file(self, precision: str) -> Path:
+        """The ONNX file of a precision. Raises OptionError, naming those that are there."""
+        if precision not in self.precisions:
+            raise OptionError(f"{self.folder} has no precision {precision!r}; it has {', '.join(self.precisions)}")
+        return self.precisions[precision]
+
+    @property
+    def default_precision(self) -> str:
+        """The first of int8, q8, q4, fp16, fp32 that is there."""
+        return next(iter(self.precisions))
+
+    @property
+    def has_in_place_cache(self) -> bool:
+        """Whether the graph may write past and present into one buffer: so ours do, and say so in the manifest."""
+        return bool(self.manifest.get("in_place_cache", False))
+
+
+def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
+    """A JSON object from a file; empty where the file is absent and not required."""
+    if not path.is_file() and not required:
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{path.parent} is not a bundle: it has no {path.name}") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} is not readable JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise BundleError(f"{path} holds a JSON {type(value).__name__}, not an object")
+    return value
+
+
+def _resolve(name: str | Path, revision: str | None) -> Path:
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise BundleError(f"{name} is a file; a bundle is a folder with config.json and onnx/")
+    if isinstance(name, Path) or not HUB_ID.fullmatch(name):
+        raise BundleNotFoundError(f"there is no folder {name}")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    except ImportError:
+        raise MissingDependencyError(
+            f"there is no folder {name}; to fetch it from the Hub: pip install huggingface_hub"
+        ) from None
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.jinja", "onnx/*"]))
+    except RepositoryNotFoundError:
+        raise BundleNotFoundError(f"there is neither a folder nor a Hub repository {name}") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BundleError(f"there is no folder {name}, and the Hub could not be asked: {reason}") from None
+
+
+def _shape(folder: Path, config: Mapping[str, Any]) -> ModelShape:
+    try:
+        heads = config["num_attention_heads"]
+        shape = ModelShape(
+            vocab_size=config["vocab_size"],
+            num_hidden_layers=config["num_hidden_layers"],
+            num_key_value_heads=config.get("num_key_value_heads") or heads,
+            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+            max_position_embeddings=config["max_position_embeddings"],
+        )
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise BundleError(f"{folder / 'config.json'} lacks {error}") from None
+    if not all(isinstance(size, int) and size > 0 for size in vars(shape).values()):
+        raise BundleError(f"{folder / 'config.json'}: every size must be a positive integer: {shape}")
+    return shape
+
+
+def _token_ids(value: Any) -> frozenset[int]:
+    if value is None:
+        return frozenset()
+    return frozenset(value if isinstance(value, list) else [value])
+
+
+def _check_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Finds a download that was cut off, at no cost; `python -m export inspect` compares the hashes too."""
+    for name, entry in manifest.get("files", {}).items():
+        path = folder / name
+        if not path.is_file():
+            raise BundleError(f"{folder} is incomplete: its manifest lists {name}, which is not there")
+        if path.stat().st_size != entry["bytes"]:
+            raise BundleError(
+                f"{path} has {path.stat().st_size:,} bytes, the manifest says {entry['bytes']:,}: "
+                "it was changed or cut off; export or fetch the bundle again"
+            )

@@ -1,0 +1,84 @@
+"""Messages to a prompt, by the tokenizer's own Jinja template, in a sandbox.
+
+Templates come from strangers: they run without access to attributes that begin with an underscore, to files or to
+Python, and see the same few names as in transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runtime.bundle import Bundle, read_json
+from runtime.errors import ChatTemplateError, MissingDependencyError
+
+Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
+
+
+class ChatTemplate:
+    """The chat template of a bundle.
+
+    Raises:
+        ChatTemplateError: the bundle has none, or it does not parse.
+        MissingDependencyError: jinja2 is not installed.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        settings = read_json(bundle.folder / "tokenizer_config.json")
+        self._tokens = {
+            name: _token_text(settings[name]) for name in ("bos_token", "eos_token", "pad_token") if settings.get(name)
+        }
+        self._template = _compile(_source(bundle, settings))
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+        """The prompt for these messages. Raises ChatTemplateError where the template refuses them."""
+        try:
+            text: str = self._template.render(
+                messages=[dict(message) for message in messages],
+                add_generation_prompt=add_generation_prompt,
+                **self._tokens,
+            )
+        except Exception as error:  # noqa: BLE001 - a stranger's template may raise anything
+            raise ChatTemplateError(f"the chat template fails on these messages: {error}") from None
+        return text
+
+
+def _source(bundle: Bundle, settings: Mapping[str, Any]) -> str:
+    path = bundle.folder / "chat_template.jinja"
+    source = path.read_text(encoding="utf-8") if path.is_file() else settings.get("chat_template")
+    if isinstance(source, list):  # several named templates
+        source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
+    if not isinstance(source, str):
+        raise ChatTemplateError(
+            f"{bundle.folder} has no chat template: its model was not trained to chat; use `generate` to continue text"
+        )
+    return source
+
+
+def _compile(source: str) -> Any:
+    try:
+        from jinja2 import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ImportError:
+        raise MissingDependencyError("chat templates need jinja2: pip install jinja2") from None
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    def to_json(value: Any, indent: int | None = None) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=indent)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = raise_exception
+    environment.filters["tojson"] = to_json
+    try:
+        return environment.from_string(source)
+    except TemplateError as error:
+        raise ChatTemplateError(f"the chat template does not parse: {error}") from None
+
+
+def _token_text(token: Any) -> str:
+    return token["content"] if isinstance(token, dict) else str(token)

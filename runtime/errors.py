@@ -1,0 +1,36 @@
+"""What the runtime says when something is wrong: each error names the fault and the remedy.
+
+Every class also inherits the built-in error that a caller would expect, so `except ValueError` works too.
+"""
+
+
+class SmolTextError(Exception):
+    """The base of every error that a user of `runtime` or `app` can cause."""
+
+
+class BundleError(SmolTextError, ValueError):
+    """A bundle whose files are missing, cut off, or disagree with each other."""
+
+
+class BundleNotFoundError(BundleError, FileNotFoundError):
+    """No bundle at the path, and no Hub repository of that name."""
+
+
+class PromptError(SmolTextError, ValueError):
+    """A prompt that cannot be continued: empty, too long, or not text."""
+
+
+class OptionError(SmolTextError, ValueError):
+    """An option outside its range."""
+
+
+class ChatTemplateError(SmolTextError, ValueError):
+    """A chat template that is absent, or fails on these messages."""
+
+
+class NumericError(SmolTextError, ArithmeticError):
+    """The model gave logits that are not numbers."""
+
+
+class MissingDependencyError(SmolTextError, ImportError):
+    """An optional package is needed for this and is not installed."""

@@ -1,0 +1,94 @@
+"""The generation loop on token ids: one prefill, then one token a step.
+
+`LanguageModel` (text in, text out) stands on it. Knows no text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from runtime.errors import OptionError, PromptError
+from runtime.kv_cache import KVCache
+from runtime.logits_processors import LogitsProcessor
+from runtime.sampling import Sampler, greedy
+from runtime.session import DecoderSession
+
+DEFAULT_MAX_NEW_TOKENS = 256
+
+
+def generate_step(
+    session: DecoderSession,
+    prompt_ids: Sequence[int],
+    *,
+    max_new_tokens: int | None = None,
+    sampler: Sampler = greedy,
+    logits_processors: Sequence[LogitsProcessor] = (),
+    cache: KVCache | None = None,
+) -> Iterator[int]:
+    """Yield new token ids one at a time; N of them cost one prefill and N - 1 decodes.
+
+    Stop tokens are the caller's: break, and nothing more is computed.
+
+    Args:
+        session: an open graph.
+        prompt_ids: at least one token; those that `cache` holds already are not among them.
+        max_new_tokens: at most so many; None for 256 or what the context has room for.
+        sampler: from logits float32 [vocab_size] to an id.
+        logits_processors: run before the sampler, in order.
+        cache: earlier tokens of the same sequence; a new one when not given.
+
+    Raises:
+        PromptError: no tokens, ids outside the vocabulary, or no room for one new token.
+        OptionError: max_new_tokens below 1 or beyond the context.
+    """
+    held = cache.length if cache is not None else 0
+    limit = new_token_limit(session, held + len(prompt_ids), max_new_tokens)
+    if cache is None:
+        cache = session.new_cache(len(prompt_ids) + limit)
+    return _steps(session, list(prompt_ids), limit, sampler, logits_processors, cache)
+
+
+def new_token_limit(session: DecoderSession, prompt_tokens: int, max_new_tokens: int | None) -> int:
+    """How many tokens may be generated after so many. Raises as `generate_step` does."""
+    context = session.shape.max_position_embeddings
+    room = context - prompt_tokens
+    if room < 1:
+        raise PromptError(
+            f"the prompt has {prompt_tokens} tokens and the model's context is {context}: "
+            "shorten it until there is room for a new one"
+        )
+    if max_new_tokens is None:
+        return min(DEFAULT_MAX_NEW_TOKENS, room)
+    if max_new_tokens < 1:
+        raise OptionError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
+    if max_new_tokens > room:
+        raise OptionError(
+            f"max_new_tokens {max_new_tokens} and a prompt of {prompt_tokens} tokens exceed the model's context of "
+            f"{context}: ask for at most {room}"
+        )
+    return max_new_tokens
+
+
+def _steps(
+    session: DecoderSession,
+    token_ids: list[int],
+    limit: int,
+    sampler: Sampler,
+    logits_processors: Sequence[LogitsProcessor],
+    cache: KVCache,
+) -> Iterator[int]:
+    logits = session.forward(token_ids, cache)[0]
+    for produced in range(1, limit + 1):
+        token_id = sampler(_processed(logits, token_ids, logits_processors))
+        yield token_id
+        if produced < limit:
+            token_ids.append(token_id)
+            logits = session.forward([token_id], cache)[0]
+
+
+def _processed(logits: np.ndarray, token_ids: list[int], processors: Sequence[LogitsProcessor]) -> np.ndarray:
+    for process in processors:
+        logits = process(token_ids, logits)
+    return logits

@@ -1,0 +1,136 @@
+"""Samplers: from logits to a token id, in NumPy.
+
+The filters run in transformers' order (temperature, top-k, top-p, min-p) on a short list of candidates: the whole
+vocabulary is never sorted, and only what is kept is exponentiated, so a draw costs a fraction of a model step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.errors import NumericError, OptionError
+
+Sampler = Callable[[np.ndarray], int]
+# Tokens first looked at for top-p without top-k; widened until they hold enough probability.
+TOP_P_CANDIDATES = 256
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How tokens are drawn. Names, meanings and order are transformers'.
+
+    Attributes:
+        temperature: logits are divided by it; 0 takes the likeliest token.
+        top_k: keep exactly the k likeliest tokens; 0 keeps all.
+        top_p: keep the smallest set of likeliest tokens whose probabilities sum to at least this; 1 keeps all.
+        min_p: drop tokens less likely than this share of the likeliest one's probability; 0 drops none.
+        repetition_penalty: see `logits_processors.repetition_penalty`; 1 is off.
+        seed: the same seed gives the same tokens; None draws a new one.
+
+    Raises:
+        OptionError: a value outside its range.
+    """
+
+    temperature: float = 0.7
+    top_k: int = 0
+    top_p: float = 0.95
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.temperature < float("inf"), "temperature", "0 (greedy) or above", self.temperature)
+        _require(self.top_k >= 0, "top_k", "0 (off) or above", self.top_k)
+        _require(0 < self.top_p <= 1, "top_p", "above 0 and at most 1 (off)", self.top_p)
+        _require(0 <= self.min_p < 1, "min_p", "at least 0 (off) and below 1", self.min_p)
+        _require(0 < self.repetition_penalty < float("inf"), "repetition_penalty", "above 0", self.repetition_penalty)
+        _require(self.seed is None or self.seed >= 0, "seed", "0 or above", self.seed)
+
+
+def make_sampler(options: SamplingOptions) -> Sampler:
+    """A callable that draws one token id from logits float32 [vocab_size]. It raises NumericError at NaN."""
+    if options.temperature == 0:
+        return greedy
+    random = np.random.default_rng(options.seed)
+
+    def sample(logits: np.ndarray) -> int:
+        token_ids, probabilities = distribution(logits, options)
+        position = int(np.searchsorted(np.cumsum(probabilities), random.random(), side="right"))
+        # Rounding may leave the last sum just below the number drawn.
+        return int(token_ids[min(position, len(token_ids) - 1)])
+
+    return sample
+
+
+def greedy(logits: np.ndarray) -> int:
+    """The likeliest token; the first one at a tie."""
+    token_id = int(logits.argmax())
+    _check_finite(logits[token_id])
+    return token_id
+
+
+def distribution(logits: np.ndarray, options: SamplingOptions) -> tuple[np.ndarray, np.ndarray]:
+    """What a draw chooses from, likeliest first.
+
+    Args:
+        logits: float32 [vocab_size].
+        options: temperature must be above 0.
+
+    Returns:
+        token ids int64 [kept] and their probabilities float64 [kept], which sum to one.
+    """
+    _check_finite(logits.max())
+    scores = logits / np.float32(options.temperature)
+    if options.top_k:
+        token_ids = _largest(scores, options.top_k)
+        log_total = _log_sum_exp(scores[token_ids])
+    else:
+        log_total = _log_sum_exp(scores)
+        token_ids = _likeliest(scores, log_total, options)
+    scores = scores[token_ids].astype(np.float64)
+    if options.top_p < 1:
+        mass = np.cumsum(np.exp(scores - log_total))
+        scores = scores[: np.searchsorted(mass, options.top_p) + 1]
+    if options.min_p > 0:
+        scores = scores[scores >= scores[0] + np.log(options.min_p)]
+    return token_ids[: len(scores)], np.exp(scores - _log_sum_exp(scores))
+
+
+def _likeliest(scores: np.ndarray, log_total: float, options: SamplingOptions) -> np.ndarray:
+    """Ids of all tokens that top-p and min-p can keep, likeliest first, without sorting the vocabulary."""
+    if options.min_p > 0:  # a threshold on probabilities is one on scores
+        return _largest(scores, int(np.count_nonzero(scores >= scores.max() + np.log(options.min_p))))
+    count = len(scores) if options.top_p == 1 else TOP_P_CANDIDATES
+    while True:
+        token_ids = _largest(scores, count)
+        if len(token_ids) == len(scores) or np.exp(scores[token_ids] - log_total).sum() > options.top_p:
+            return token_ids
+        count *= 8
+
+
+def _largest(scores: np.ndarray, count: int) -> np.ndarray:
+    """Ids of the `count` largest scores in descending order, the lower id first at a tie."""
+    token_ids = np.arange(len(scores))
+    if count < len(scores):
+        token_ids = np.sort(np.argpartition(-scores, count - 1)[:count])
+    ordered: np.ndarray = token_ids[np.argsort(-scores[token_ids], kind="stable")]
+    return ordered
+
+
+def _log_sum_exp(scores: np.ndarray) -> float:
+    largest = scores.max()
+    return float(largest + np.log(np.exp(scores - largest).sum()))
+
+
+def _check_finite(largest: np.floating) -> None:
+    """NaN spreads to the maximum, so one number tells of all."""
+    if not np.isfinite(largest):
+        raise NumericError("the model gave logits that are NaN or infinite; its weights or its export are broken")
+
+
+def _require(holds: bool, name: str, allowed: str, value: object) -> None:
+    if not holds:  # NaN fails every comparison, so it ends here too
+        raise OptionError(f"{name} must be {allowed}, not {value}")

@@ -1,0 +1,72 @@
+"""Text to token ids and back, by the bundle's `tokenizer.json` (Hugging Face tokenizers)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer as HFTokenizer
+
+from runtime.bundle import Bundle
+from runtime.errors import BundleError, PromptError
+
+
+class Tokenizer:
+    """The tokenizer of a bundle.
+
+    Raises:
+        BundleError: it is absent, unreadable, or has more tokens than the model.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._tokenizer = load_tokenizer(bundle.folder)
+        self._bos_token_id = bundle.bos_token_id
+        size = self._tokenizer.get_vocab_size()
+        if size > bundle.shape.vocab_size:
+            raise BundleError(
+                f"{bundle.folder}: tokenizer.json has {size} tokens, the model {bundle.shape.vocab_size}: "
+                "it belongs to another model"
+            )
+        # A decoder with byte fallback turns a whole run of <0xXX> tokens into text at once.
+        self.byte_tokens = frozenset(
+            token_id for byte in range(256) if (token_id := self._tokenizer.token_to_id(f"<0x{byte:02X}>")) is not None
+        )
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text, with the special tokens that the tokenizer itself puts around it (a BOS, say).
+
+        An empty text becomes the BOS token, which is where a model that was trained with one starts.
+
+        Raises:
+            PromptError: the text is empty and there is no BOS token, or it holds half of a surrogate pair.
+        """
+        try:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        except UnicodeEncodeError as error:
+            raise PromptError(f"the text is not valid Unicode: {error.reason} at character {error.start}") from None
+        if not ids and add_special_tokens:
+            if self._bos_token_id is None:
+                raise PromptError("the prompt is empty and the model has no BOS token to start from: give it some text")
+            return [self._bos_token_id]
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out. Bytes that are no UTF-8 become U+FFFD."""
+        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by its exact spelling, such as `<|im_end|>`."""
+        token_id: int | None = self._tokenizer.token_to_id(token)
+        return token_id
+
+
+def load_tokenizer(folder: Path) -> HFTokenizer:
+    """`tokenizer.json` of a folder. Raises BundleError where there is none or it cannot be parsed."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise BundleError(f"{folder} has no tokenizer.json: copy the one that the model was trained with")
+    try:
+        return HFTokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001 - the library, written in Rust, raises bare Exception
+        raise BundleError(f"{path} cannot be read: {error}") from None
