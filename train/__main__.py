@@ -1,0 +1,78 @@
+"""The command line of `train`. Built without torch, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from train import commands
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and options; a command's function is its `function` default."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train",
+        description="Train a language model: from text to a checkpoint folder that `python -m export` takes.",
+    )
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = _command(
+        subparsers, commands.run, "python -m train run stories-tiny --out runs/stories --set optimizer.lr=1e-3"
+    )
+    run.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of a recipe in train/recipes")
+    run.add_argument("--out", type=Path, required=True, help="the run folder to make")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a recipe's value"
+    )
+    run.add_argument("--overwrite", action="store_true", help="delete the run that stands at --out")
+
+    resume = _command(subparsers, commands.resume, "python -m train resume runs/stories")
+    resume.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+
+    tokenizer = _command(
+        subparsers, commands.tokenizer, "python -m train tokenizer book.txt --out tokenizers/book --vocab-size 4096"
+    )
+    tokenizer.add_argument("source", metavar="SOURCE", help="a UTF-8 text file, or `stories`")
+    tokenizer.add_argument("--out", type=Path, required=True, help="the folder to write tokenizer.json and its kin to")
+    tokenizer.add_argument("--vocab-size", type=int, default=2048, help="tokens at most (default %(default)s)")
+    tokenizer.add_argument("--max-length", type=int, default=256, help="the model's context (default %(default)s)")
+    tokenizer.add_argument("--documents", type=int, default=10_000, help="of `stories` (default %(default)s)")
+    tokenizer.add_argument("--seed", type=int, default=0, help="of `stories` (default %(default)s)")
+
+    plot = _command(subparsers, commands.plot, "python -m train plot runs/a runs/b --out curves.png")
+    plot.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run folder")
+    plot.add_argument("--out", type=Path, required=True, help="the PNG to write")
+
+    stories = _command(subparsers, commands.stories, "python -m train stories --count 3 --seed 7")
+    stories.add_argument("--count", type=int, default=1, help="how many (default %(default)s)")
+    stories.add_argument("--seed", type=int, default=0, help="which ones (default %(default)s)")
+    return parser
+
+
+def _command(subparsers: argparse._SubParsersAction, function: Callable, example: str) -> argparse.ArgumentParser:  # type: ignore[type-arg]
+    summary = (function.__doc__ or "").rstrip(".")
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        function.__name__, help=summary, description=f"{summary}.", epilog=f"example: {example}"
+    )
+    parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
+    parser.set_defaults(function=function)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; a user's mistake is one line on stderr and exit code 1."""
+    arguments = build_parser().parse_args(argv)
+    from model.errors import ModelError
+
+    try:
+        code: int = arguments.function(arguments)
+    except ModelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""What each command of `python -m train` does. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from argparse import Namespace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from train.prepare import Run
+
+INTERRUPTED = 130  # a shell's exit code for SIGINT
+
+
+def run(arguments: Namespace) -> int:
+    """Train from a recipe."""
+    from train.config import read_recipe
+    from train.prepare import start_run
+    from train.run_folder import RunFolder
+
+    recipe = read_recipe(arguments.recipe, arguments.set)
+    return _train(start_run(recipe, RunFolder(arguments.out), overwrite=arguments.overwrite), arguments)
+
+
+def resume(arguments: Namespace) -> int:
+    """Go on with a run that was stopped."""
+    from train.prepare import resume_run
+    from train.run_folder import RunFolder
+
+    return _train(resume_run(RunFolder(arguments.run)), arguments)
+
+
+def tokenizer(arguments: Namespace) -> int:
+    """Train a tokenizer."""
+    from train.config import DataSection
+    from train.corpus import read_texts
+    from train.tokenizer import save_tokenizer, train_tokenizer
+
+    texts = read_texts(DataSection(source=arguments.source, documents=arguments.documents), arguments.seed)
+    trained = train_tokenizer([*texts.train, *texts.held_out], arguments.vocab_size)
+    files = save_tokenizer(trained, arguments.out, max_length=arguments.max_length)
+    _say(f"wrote a tokenizer of {trained.get_vocab_size()} tokens to {arguments.out}")
+    if arguments.json:
+        _print_json({"vocab_size": trained.get_vocab_size(), "files": list(map(str, files))})
+    return 0
+
+
+def plot(arguments: Namespace) -> int:
+    """Draw loss curves."""
+    from train.plot import plot_runs
+
+    plot_runs(arguments.runs, arguments.out)
+    _say(f"wrote {arguments.out}")
+    if arguments.json:
+        _print_json({"file": str(arguments.out)})
+    return 0
+
+
+def stories(arguments: Namespace) -> int:
+    """Print stories of the built-in corpus."""
+    from train.stories import stories as all_stories
+    from train.stories import true_entropy
+
+    told = list(islice(all_stories(arguments.seed), arguments.count))
+    if arguments.json:
+        _print_json({"stories": told, "true_entropy_nats_per_story": true_entropy()})
+    else:
+        print("\n\n".join(told))
+    return 0
+
+
+def _train(run: Run, arguments: Namespace) -> int:
+    """Train, draw the curve, and tell how it went."""
+    from model.parameters import parameter_counts
+    from train.loop import train
+    from train.plot import plot_runs
+
+    parameters = parameter_counts(run.model.config)["total"]
+    _say(f"{parameters:,} parameters, {len(run.corpus.train):,} tokens to train on, in {run.folder.path}")
+    started = time.perf_counter()
+    outcome = train(run)
+    if run.folder.metrics.stat().st_size:
+        plot_runs([run.folder.path], run.folder.picture)
+    summary: dict[str, Any] = {
+        **outcome,
+        "parameters": parameters,
+        "train_tokens": run.step * run.recipe.data.batch_size * run.recipe.data.context,
+        "seconds": round(time.perf_counter() - started, 2),
+        "run": str(run.folder.path),
+        "checkpoint": str(run.folder.checkpoint),
+    }
+    if not outcome["finished"]:
+        _say(f"stopped at step {run.step}; go on with: python -m train resume {run.folder.path}")
+    else:
+        _say(f"{summary['seconds']:.0f} s; the model is {run.folder.checkpoint}, its loss curve {run.folder.picture}")
+    if arguments.json:
+        _print_json(summary)
+    return 0 if outcome["finished"] else INTERRUPTED
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,226 @@
+"""The recipe of a run: a TOML file read into frozen dataclasses.
+
+A key that no section knows is an error that names the nearest known one; a value of the wrong type is an error too. So
+is a recipe that contradicts itself, before anything is loaded. Knows no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from train.errors import RecipeError
+
+RECIPES_FOLDER = Path(__file__).parent / "recipes"
+STORIES = "stories"
+
+
+def _check(holds: bool, message: str) -> None:
+    if not holds:
+        raise RecipeError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSection:
+    """Which model: a preset drawn at random, or a checkpoint to go on from."""
+
+    preset: str | None = None  # a name in model/presets
+    init_from: str | None = None  # a checkpoint folder or Hub id
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # fields of ModelConfig, for a preset
+
+    def __post_init__(self) -> None:
+        if (self.preset is None) == (self.init_from is None):
+            raise RecipeError("model needs one of preset and init_from")
+        if self.init_from is not None and self.overrides:
+            raise RecipeError("model.overrides would change the shape of the checkpoint that model.init_from names")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSection:
+    """A byte-level BPE trained on the corpus, or a ready one."""
+
+    vocab_size: int = 2048
+    path: str | None = None  # a tokenizer.json, or a folder that holds one; vocab_size is then its own
+
+    def __post_init__(self) -> None:
+        _check(self.vocab_size > 256, "tokenizer.vocab_size must be above 256: every byte is a token")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSection:
+    """What is read, and how it is cut."""
+
+    source: str = STORIES  # "stories", the built-in corpus, or the path of a UTF-8 text file
+    documents: int = 50_000  # how many stories; a text file is read whole
+    held_out: float = 0.01  # the share that is never trained on
+    context: int = 256  # tokens a row
+    batch_size: int = 4  # rows a step
+
+    def __post_init__(self) -> None:
+        _check(self.documents >= 2, "data.documents must be at least 2, one to train on and one to hold out")
+        _check(0 < self.held_out < 1, "data.held_out is a share, between 0 and 1")
+        _check(self.context >= 2, "data.context must be at least 2")
+        _check(self.batch_size >= 1, "data.batch_size must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSection:
+    """AdamW (arXiv:1711.05101)."""
+
+    lr: float = 3e-3
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.01  # on matrices alone
+    max_grad_norm: float = 1.0  # of all gradients together
+
+    def __post_init__(self) -> None:
+        _check(0 < self.lr < 1, "optimizer.lr must lie between 0 and 1")
+        _check(all(0 <= beta < 1 for beta in self.betas), "optimizer.betas must lie between 0 and 1")
+        _check(self.eps > 0, "optimizer.eps must be positive")
+        _check(self.weight_decay >= 0, "optimizer.weight_decay must not be negative")
+        _check(self.max_grad_norm > 0, "optimizer.max_grad_norm must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSection:
+    """Warm-up, stable, linear decay to zero (arXiv:2404.06395)."""
+
+    steps: int
+    warmup_steps: int = 0
+    decay_steps: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self.steps >= 1, "schedule.steps must be at least 1")
+        _check(self.warmup_steps >= 0, "schedule.warmup_steps must not be negative")
+        _check(self.decay_steps >= 0, "schedule.decay_steps must not be negative")
+        _check(
+            self.warmup_steps + self.decay_steps <= self.steps,
+            f"schedule.warmup_steps and decay_steps exceed the {self.steps} steps of the run",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSection:
+    """What happens beside the steps. Zero switches one off."""
+
+    seed: int = 0  # of the weights, of the stories and of the order of rows
+    evaluate_every: int = 500
+    sample_every: int = 500
+    save_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "evaluate_every", "sample_every", "save_every"):
+            _check(getattr(self, name) >= 0, f"run.{name} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that decides a run; the same recipe on the same machine gives the same weights."""
+
+    model: ModelSection
+    schedule: ScheduleSection
+    tokenizer: TokenizerSection = TokenizerSection()
+    data: DataSection = DataSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    run: RunSection = RunSection()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Build a recipe from nested tables. Raises RecipeError, naming the key."""
+        recipe: Recipe = _section(cls, values, "")
+        return recipe
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested tables that `from_dict` reads."""
+        return dataclasses.asdict(self)
+
+
+def read_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe by path, or by its bare name in `train/recipes`.
+
+    Args:
+        name: such as `my.toml` or `stories-tiny`.
+        overrides: such as `optimizer.lr=1e-3`; a value is TOML, or else a plain string.
+
+    Raises:
+        RecipeError: no such file, not TOML, or not a recipe.
+    """
+    path = Path(name)
+    if not path.is_file() and path.name == name:
+        path = RECIPES_FOLDER / f"{name.removesuffix('.toml')}.toml"
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(path.stem for path in RECIPES_FOLDER.glob("*.toml")))
+        raise RecipeError(f"there is no recipe {name}; give the path of a TOML file, or one of: {known}") from None
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path} is not readable TOML: {error}") from None
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Recipe.from_dict(values)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Put `section.key=value` into the nested tables."""
+    key, equals, text = override.partition("=")
+    *sections, last = key.strip().split(".")
+    if not equals or not sections or not all((*sections, last)):
+        raise RecipeError(f"--set wants section.key=value, such as optimizer.lr=1e-3, not {override!r}")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise RecipeError(f"--set {override}: {section} is not a section")
+    try:
+        values[last] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        values[last] = text
+
+
+def _section(cls: type, values: Any, prefix: str) -> Any:
+    """An instance of a section's dataclass from its table, every key and type checked."""
+    if not isinstance(values, Mapping):
+        raise RecipeError(f"{prefix.removesuffix('.')} must be a section of keys, not {values!r}")
+    known = typing.get_type_hints(cls)
+    for key in values.keys() - known.keys():
+        nearest = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {prefix}{nearest[0]}?" if nearest else f"known are {', '.join(sorted(known))}"
+        raise RecipeError(f"unknown key {prefix}{key}; {hint}")
+    required = {f.name for f in dataclasses.fields(cls) if dataclasses.MISSING is f.default is f.default_factory}
+    if missing := sorted(required - values.keys()):
+        raise RecipeError(f"{prefix}{missing[0]} is missing")
+    return cls(**{key: _value(known[key], value, prefix + key) for key, value in values.items()})
+
+
+def _value(kind: Any, value: Any, key: str) -> Any:
+    """The value as its annotation wants it: whole numbers serve as floats, lists as tuples."""
+    if dataclasses.is_dataclass(kind):
+        return _section(typing.cast("type", kind), value, f"{key}.")
+    if isinstance(kind, types.UnionType):  # X | None
+        if value is None:
+            return None
+        kind = next(member for member in typing.get_args(kind) if member is not types.NoneType)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if (
+        typing.get_origin(kind) is tuple
+        and isinstance(value, list | tuple)
+        and len(value) == len(typing.get_args(kind))
+    ):
+        return tuple(_value(float, item, key) for item in value)
+    plain = typing.get_origin(kind) or kind
+    if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool) or plain is tuple:
+        raise RecipeError(f"{key} must be {_WORDS.get(plain, plain.__name__)}, not {value!r}")
+    return value
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "a text", tuple: "two numbers", Mapping: "a table"}
