@@ -97,11 +97,12 @@ class BlockwiseInt8:
         """GatherBlockQuantized on the head's own bytes.
 
         The table stays [vocab, blocks, block_size] as MatMulNBits reads it, and the gathered rows are reshaped: a
-        Reshape of the table would be folded into a second copy.
+        Reshape of the table would be folded into a second copy of it in memory (as happens to the few scales).
         """
         quantized, scales = self._quantized(builder, table)
         blocks = scales.shape[1]
-        scales_3d = builder.constant(f"{table.name}.scales_3d", scales.const_value.numpy()[..., None])
+        as_3d = builder.constant(f"{table.name}.scales_shape", np.array([0, 0, 1], np.int64))
+        scales_3d = builder.op("Reshape", [scales, as_3d], name=f"{table.name}/Reshape_scales")
         rows = builder.op(
             "GatherBlockQuantized",
             [quantized, input_ids, scales_3d],

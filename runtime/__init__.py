@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from runtime.bundle import Bundle
     from runtime.generate import generate_step
     from runtime.language_model import Chunk, Generation, LanguageModel
-    from runtime.sampling import SamplingOptions
+    from runtime.sampling_options import SamplingOptions
     from runtime.session import DecoderSession
 
 # Loaded on first use: `python -m runtime --help` must not wait for onnxruntime.
@@ -22,7 +22,7 @@ _HOMES = {
     "DecoderSession": "runtime.session",
     "Generation": "runtime.language_model",
     "LanguageModel": "runtime.language_model",
-    "SamplingOptions": "runtime.sampling",
+    "SamplingOptions": "runtime.sampling_options",
     "generate_step": "runtime.generate",
 }
 

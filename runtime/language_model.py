@@ -13,7 +13,8 @@ from runtime.chat_template import ChatTemplate, Message
 from runtime.detokenizer import Detokenizer
 from runtime.generate import generate_step, new_token_limit
 from runtime.logits_processors import repetition_penalty
-from runtime.sampling import SamplingOptions, make_sampler
+from runtime.sampling import make_sampler
+from runtime.sampling_options import SamplingOptions
 from runtime.session import DecoderSession
 from runtime.stopping import StopStrings
 from runtime.tokenizer import Tokenizer
@@ -188,6 +189,10 @@ class LanguageModel:
             stop_token_ids=stop_token_ids,
         )
         return collect(stream, prompt_tokens=len(prompt_ids))
+
+    def check_chat(self) -> None:
+        """Raise ChatTemplateError where the bundle has no chat template."""
+        ChatTemplate(self.bundle)
 
     def chat(
         self,

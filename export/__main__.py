@@ -1,0 +1,98 @@
+"""`python -m export`: run, compare, inspect. Parses the command line; `commands.py` does the work."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from runtime.command_line import run_to_exit_code
+
+RAW = argparse.RawDescriptionHelpFormatter
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command and its options; exits with 2 where they are wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m export",
+        description="Turn a checkpoint into a bundle of ONNX files, and hold the two against each other.",
+        epilog="example:\n  python -m export run HuggingFaceTB/SmolLM2-135M --out bundles/smollm2-135m",
+        formatter_class=RAW,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_compare(commands)
+    _add_inspect(commands)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 1 failed, 2 usage."""
+    args = parse_args(arguments)
+
+    def command() -> None:
+        from export import commands  # torch is loaded here: --help must not wait for it
+
+        getattr(commands, args.command)(args)
+
+    from model.errors import ModelError
+
+    return run_to_exit_code(command, user_errors=(ModelError,))
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="checkpoint -> bundle",
+        description="Export a checkpoint in one or more precisions, and compare each with PyTorch.",
+        epilog="example:\n  python -m export run runs/demo/checkpoint --out bundles/demo --precisions fp32,int8",
+        formatter_class=RAW,
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a Hugging Face folder, or its Hub id")
+    parser.add_argument(
+        "--out", required=True, metavar="BUNDLE", help="the folder to write; an older bundle is replaced"
+    )
+    parser.add_argument("--precisions", default="fp32,int8,q8", metavar="P,P,...", help="default fp32,int8,q8")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
+    parser.add_argument("--no-compare", action="store_true", help="skip the comparison (and the memory it needs)")
+    _add_text(parser)
+    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
+
+
+def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="is the exported model the model?",
+        description="Compare every precision of a bundle with the PyTorch checkpoint that it came from.",
+        epilog="example:\n  python -m export compare bundles/demo --checkpoint runs/demo/checkpoint --text story.txt",
+        formatter_class=RAW,
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, or its Hub id")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="CHECKPOINT", help="a Hugging Face folder, or its Hub id"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="for onnxruntime; default: the physical cores")
+    _add_text(parser)
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "inspect",
+        help="what is in a bundle, and is it whole?",
+        description="Show a bundle's precisions and parameters, and check every file against the manifest's SHA-256.",
+        epilog="example:\n  python -m export inspect bundles/demo",
+        formatter_class=RAW,
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, or its Hub id")
+    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
+
+
+def _add_text(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--text", metavar="FILE", help="a UTF-8 text to predict; default: samples of the model's own")
+    parser.add_argument("--max-characters", type=int, metavar="N", help="read only the first N characters of it")
+    parser.add_argument("--window", type=int, default=512, metavar="N", help="longest context in tokens (default 512)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""Checkpoint -> bundle folder: the graphs, the files around them, the manifest and the model card.
+
+The folder is built under a temporary name and takes its place when it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from tqdm import tqdm
+
+from export.coverage import measure_coverage
+from export.errors import ExportError
+from export.graph import build_graph, has_fused_rotary
+from export.graph_builder import OPSET
+from export.model_card import model_card
+from export.precisions import Precision, int8_block_size
+from export.version import VERSION
+from model import Checkpoint
+from model.files import replacing_folder, write_json, write_text
+from model.parameters import parameter_counts
+from runtime.bundle import MANIFEST, read_json
+from runtime.tokenizer import load_tokenizer
+
+# Up to this size the weights lie in the .onnx file itself; above, in a file beside it that is mapped, not parsed.
+EMBEDDED_BYTES = 16 * 2**20
+# Tensors this small stay in the .onnx file even then.
+SMALL_TENSOR_BYTES = 1024
+# The oldest onnxruntime whose GatherBlockQuantized reads 8-bit tables on the CPU.
+MINIMUM_ONNXRUNTIME = "1.23"
+# A vocabulary may be padded to a round number beyond the tokenizer's.
+VOCABULARY_PADDING = 1024
+
+
+def export_bundle(
+    checkpoint: Checkpoint,
+    out: Path,
+    precisions: Sequence[Precision],
+    *,
+    source: str,
+    compare: Callable[[Path], dict[str, Any]] | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Write a bundle; what stood at `out` before (an older bundle) is replaced at the end.
+
+    Args:
+        checkpoint: what to export.
+        out: the bundle's folder.
+        precisions: one graph each.
+        source: how the user named the checkpoint, for the manifest.
+        compare: called with the finished folder before it takes its place; its figures go into manifest and card.
+        progress: show a bar on stderr.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ExportError: the tokenizer is missing or another model's, or `out` holds something that is no bundle.
+        CheckpointError: weights that cannot be read or are not finite.
+    """
+    _check_tokenizer(checkpoint)
+    _check_destination(out, checkpoint.folder)
+    with replacing_folder(out) as folder:
+        (folder / "onnx").mkdir()
+        for path in checkpoint.side_files():
+            shutil.copyfile(path, folder / path.name)
+        if not (folder / "generation_config.json").is_file():
+            write_json(folder / "generation_config.json", _generation_config(checkpoint))
+        external = [p.file for p in precisions if _write_graph(checkpoint, folder, p, progress)]
+        entries = {p.name: _describe_precision(checkpoint, folder, p) for p in precisions}
+        write_json(folder / "config.json", _config(checkpoint, external))
+        manifest = _manifest(checkpoint, entries, source)
+        write_json(folder / MANIFEST, manifest)
+        if compare is not None:
+            manifest["comparison"] = compare(folder)
+        write_text(folder / "README.md", model_card(checkpoint.config, manifest))
+        manifest["files"] = _hashes(folder)
+        write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def _write_graph(checkpoint: Checkpoint, folder: Path, precision: Precision, progress: bool) -> bool:
+    """Build and save one graph. Returns whether its weights lie in a file beside it."""
+    layers = checkpoint.config.num_hidden_layers
+    with tqdm(total=layers + 1, desc=f"{precision.name:>5}", unit="layer", disable=not progress, leave=False) as bar:
+        model = build_graph(checkpoint, precision.make_format(checkpoint.config), on_layer=lambda _: bar.update())
+        total = sum(tensor.const_value.nbytes for tensor in model.graph.initializers.values())
+        is_external = total > EMBEDDED_BYTES
+        bar.set_postfix_str("writing")
+        ir.save(
+            model,
+            folder / "onnx" / precision.file,
+            external_data=f"{precision.file}_data" if is_external else None,
+            size_threshold_bytes=SMALL_TENSOR_BYTES,
+        )
+        bar.update()
+    return is_external
+
+
+def _describe_precision(checkpoint: Checkpoint, folder: Path, precision: Precision) -> dict[str, Any]:
+    config = checkpoint.config
+    coverage = measure_coverage(folder / "onnx" / precision.file, config.vocab_size, config.hidden_size)
+    expected_tables = 1 if config.tie_word_embeddings else 2
+    if coverage.vocabulary_tables > expected_tables:
+        raise AssertionError(
+            f"{precision.name} holds {coverage.vocabulary_tables} vocabulary tables after optimization"
+        )
+    entry = {
+        "file": f"onnx/{precision.file}",
+        "summary": precision.summary,
+        "file_bytes": sum(path.stat().st_size for path in (folder / "onnx").glob(f"{precision.file}*")),
+        "int8_weight_fraction": round(coverage.int8_fraction, 6),
+        "weight_bytes_by_type": coverage.weight_bytes,
+        "vocabulary_tables": coverage.vocabulary_tables,
+    }
+    return entry | ({"block_size": int8_block_size(config)} if precision.name == "int8" else {})
+
+
+def _manifest(checkpoint: Checkpoint, entries: dict[str, Any], source: str) -> dict[str, Any]:
+    fused = has_fused_rotary(checkpoint.config)
+    return {
+        "format": 1,
+        "source": source,
+        "parameters": parameter_counts(checkpoint.config),
+        "precisions": entries,
+        "in_place_cache": True,
+        "rotary": "in GroupQueryAttention"
+        if fused
+        else f"separate RotaryEmbedding nodes: head_dim {checkpoint.config.head_dim} is no multiple of 16",
+        "opset": OPSET,
+        "minimum_onnxruntime": MINIMUM_ONNXRUNTIME,
+        "versions": {"smoltext": VERSION} | {name: version(name) for name in ("onnx-ir", "onnxruntime", "torch")},
+    }
+
+
+def _config(checkpoint: Checkpoint, external: Sequence[str]) -> dict[str, Any]:
+    """The model's config; transformers.js asks it which graphs have their weights in a second file."""
+    config = checkpoint.config.to_dict()
+    if external:
+        config["transformers.js_config"] = {"use_external_data_format": dict.fromkeys(external, True)}
+    return config
+
+
+def _generation_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    config = checkpoint.config.to_dict()
+    return {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
+
+
+def _hashes(folder: Path) -> dict[str, dict[str, Any]]:
+    """File name -> bytes and sha256, for everything but the manifest itself."""
+    entries = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if path.name != MANIFEST:
+            entries[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    return entries
+
+
+def _check_tokenizer(checkpoint: Checkpoint) -> None:
+    vocabulary = load_tokenizer(checkpoint.folder).get_vocab(with_added_tokens=True)
+    size, expected = max(vocabulary.values(), default=-1) + 1, checkpoint.config.vocab_size
+    padded = -(-size // VOCABULARY_PADDING) * VOCABULARY_PADDING
+    if not size <= expected <= padded:
+        raise ExportError(
+            f"{checkpoint.folder}: tokenizer.json has {size} tokens, the model's vocabulary {expected}: "
+            "it belongs to another model"
+        )
+
+
+def _check_destination(out: Path, checkpoint: Path) -> None:
+    if not out.exists():
+        return
+    if out.resolve() == checkpoint.resolve():
+        raise ExportError(f"--out {out} is the checkpoint itself; choose another folder")
+    if not out.is_dir():
+        raise ExportError(f"--out {out} is a file; choose a folder")
+    if any(out.iterdir()) and not (out / MANIFEST).is_file():
+        raise ExportError(f"--out {out} holds files that are no bundle; choose another folder, or empty it")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a bundle of ours. Raises ExportError where there is none."""
+    manifest = read_json(folder / MANIFEST)
+    if not manifest.get("files"):
+        raise ExportError(f"{folder} has no {MANIFEST} of SmolText's")
+    return manifest
+
+
+def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """Names of the files whose SHA-256 is not the manifest's."""
+    return [name for name, entry in manifest["files"].items() if _sha256(folder / name) != entry["sha256"]]
+
+
+def describe(manifest: dict[str, Any]) -> str:
+    """The manifest for a person."""
+    lines = [f"from {manifest['source']}, {manifest['parameters']['total']:,} parameters; all files are whole"]
+    for name, entry in manifest["precisions"].items():
+        share = f"{entry['int8_weight_fraction']:.1%} of the weights read are int8"
+        lines.append(f"{name:<5} {entry['file']:<28} {entry['file_bytes'] / 1e6:>8.1f} MB  {share}")
+    return "\n".join(lines)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

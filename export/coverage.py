@@ -1,0 +1,80 @@
+"""What matrix products really read, counted in the graph that onnxruntime made of ours.
+
+A quantized file proves nothing by its size: an optimizer may fold a transposition into a second copy, or a head may
+still multiply floats. So the graph is optimized as it is at load time, saved, and its constant weights are counted.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+import onnxruntime as ort
+
+# Operator -> position of its weight input.
+WEIGHT_INPUT = {
+    "DynamicQuantizeMatMul": 1,
+    "FusedMatMul": 1,
+    "Gemm": 1,
+    "MatMul": 1,
+    "MatMulInteger": 1,
+    "MatMulIntegerToFloat": 1,
+    "MatMulNBits": 1,
+    "QLinearMatMul": 3,
+}
+ERRORS_ONLY = 3
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Weights in the optimized graph.
+
+    Attributes:
+        weight_bytes: type -> bytes of the constant weights that matrix products read in one step (scales not counted).
+        vocabulary_tables: constants shaped like the vocabulary table; one is right for a tied model.
+    """
+
+    weight_bytes: dict[str, int]
+    vocabulary_tables: int
+
+    @property
+    def int8_fraction(self) -> float:
+        """Share of those bytes that are 8-bit integers."""
+        return self.weight_bytes.get("int8", 0) / max(1, sum(self.weight_bytes.values()))
+
+
+def measure_coverage(model_path: Path, vocab_size: int, hidden_size: int) -> Coverage:
+    """Optimize a graph as a session would, and count."""
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        options = ort.SessionOptions()
+        options.log_severity_level = ERRORS_ONLY
+        options.optimized_model_filepath = str(optimized)
+        options.add_session_config_entry("session.disable_prepacking", "1")  # opened only to be optimized
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+        ort.InferenceSession(str(model_path), options, ["CPUExecutionProvider"])
+        return _count(ir.load(optimized).graph, vocab_size, hidden_size)
+
+
+def _count(graph: ir.Graph, vocab_size: int, hidden_size: int) -> Coverage:
+    weight_bytes: Counter[str] = Counter()
+    for node in graph:
+        position = WEIGHT_INPUT.get(node.op_type)
+        weight = node.inputs[position] if position is not None else None
+        if weight is not None and weight.const_value is not None:
+            weight_bytes[_stored_type(node, weight)] += weight.const_value.nbytes
+    tensors = [value.const_value for value in graph.initializers.values()]
+    tables = sum(vocab_size in tensor.shape.numpy() and tensor.size >= vocab_size * hidden_size for tensor in tensors)
+    return Coverage(dict(weight_bytes), tables)
+
+
+def _stored_type(node: ir.Node, weight: ir.Value) -> str:
+    if node.op_type == "MatMulNBits":
+        return f"int{node.attributes['bits'].as_int()}"
+    if weight.dtype in (ir.DataType.INT8, ir.DataType.UINT8):
+        return "int8"
+    return weight.dtype.numpy().name

@@ -1,0 +1,35 @@
+"""What every command line of the runtime, the export and the app shares: exit codes, and errors as one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from runtime.errors import SmolTextError
+
+FAILED, INTERRUPTED = 1, 130
+
+
+def run_to_exit_code(command: Callable[[], None], *, user_errors: tuple[type[Exception], ...] = ()) -> int:
+    """Run a command: 0 when it ends, 1 with one line on stderr where the user erred, 130 after Ctrl-C.
+
+    Args:
+        command: what to run.
+        user_errors: classes beside SmolTextError whose message is meant for the user.
+    """
+    try:
+        command()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (`| head`) has left: Python's own flush at exit must not complain about it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        if not isinstance(error, (SmolTextError, OSError, *user_errors)):
+            raise  # a fault of ours: its traceback is what we need to see
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    return 0
