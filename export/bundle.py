@@ -93,14 +93,20 @@ def _write_graph(checkpoint: Checkpoint, folder: Path, precision: Precision, pro
         total = sum(tensor.const_value.nbytes for tensor in model.graph.initializers.values())
         is_external = total > EMBEDDED_BYTES
         bar.set_postfix_str("writing")
-        ir.save(
-            model,
-            folder / "onnx" / precision.file,
-            external_data=f"{precision.file}_data" if is_external else None,
-            size_threshold_bytes=SMALL_TENSOR_BYTES,
-        )
+        _save(model, folder / "onnx" / precision.file, f"{precision.file}_data" if is_external else None)
         bar.update()
     return is_external
+
+
+def _save(model: ir.Model, path: Path, external_data: str | None) -> None:
+    """Write a graph. Float32 weights are read now, so what is wrong with them shows here, in `Checkpoint`'s words."""
+    try:
+        ir.save(model, path, external_data=external_data, size_threshold_bytes=SMALL_TENSOR_BYTES)
+    except ir.serde.SerdeError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise cause from None
 
 
 def _describe_precision(checkpoint: Checkpoint, folder: Path, precision: Precision) -> dict[str, Any]:

@@ -1,0 +1,168 @@
+"""A bundle is whole or it is not there, and it says what is in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from export.__main__ import main
+from export.bundle import changed_files, export_bundle, read_manifest
+from export.errors import ExportError
+from export.precisions import PRECISIONS, parse_precisions
+from model import Checkpoint, CheckpointError
+from runtime import Bundle, LanguageModel, SamplingOptions
+from runtime.bundle import PRECISION_FILES
+from tests.export.graphs import make_checkpoint
+from tests.goldens.make_tiny_bundle import VOCAB_SIZE, make_tokenizer
+
+
+@pytest.fixture
+def checkpoint_folder(tmp_path):
+    folder = tmp_path / "checkpoint"
+    make_checkpoint(folder, {"vocab_size": VOCAB_SIZE, "bos_token_id": 0, "eos_token_id": 0})
+    make_tokenizer().save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def export(folder, out, precisions: str = "fp32,int8,q8", **options):
+    return export_bundle(
+        Checkpoint(folder), out, parse_precisions(precisions), source="test", progress=False, **options
+    )
+
+
+def test_a_bundle_holds_what_its_manifest_lists_and_nothing_else(checkpoint_folder, tmp_path):
+    out = tmp_path / "bundle"
+    manifest = export(checkpoint_folder, out)
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert files == {*manifest["files"], "manifest.json"}
+    assert files >= {"config.json", "generation_config.json", "tokenizer.json", "README.md"}
+    assert changed_files(out, read_manifest(out)) == []
+    assert {entry["file"] for entry in manifest["precisions"].values()} == {
+        f"onnx/{PRECISION_FILES[name]}" for name in ("fp32", "int8", "q8")
+    }
+    for entry in manifest["precisions"].values():
+        assert entry["file_bytes"] == (out / entry["file"]).stat().st_size
+        assert entry["vocabulary_tables"] == 1
+
+
+def test_two_exports_of_one_checkpoint_are_the_same_bytes(checkpoint_folder, tmp_path):
+    first, second = (export(checkpoint_folder, tmp_path / name) for name in ("a", "b"))
+    assert first["files"] == second["files"]
+
+
+def test_large_weights_lie_beside_the_graph_and_give_the_same_text(checkpoint_folder, tmp_path, monkeypatch):
+    export(checkpoint_folder, tmp_path / "embedded")
+    monkeypatch.setattr("export.bundle.EMBEDDED_BYTES", 0)
+    export(checkpoint_folder, tmp_path / "external")
+    config = json.loads((tmp_path / "external" / "config.json").read_text())
+    greedy = SamplingOptions(temperature=0)
+    for precision in ("fp32", "int8", "q8"):
+        file = PRECISION_FILES[precision]
+        assert (tmp_path / "external" / "onnx" / f"{file}_data").is_file()
+        assert config["transformers.js_config"]["use_external_data_format"][file] is True
+        embedded, external = (
+            LanguageModel.load(tmp_path / name, precision=precision).generate("The cat", sampling=greedy).token_ids
+            for name in ("embedded", "external")
+        )
+        assert embedded == external
+
+
+def test_every_precision_is_listed_once_and_has_a_file():
+    assert PRECISIONS.keys() <= PRECISION_FILES.keys()
+    assert [precision.name for precision in parse_precisions("q8, fp32,q8")] == ["q8", "fp32"]
+
+
+@pytest.mark.parametrize("names", ["int9", "", "fp32,none", ","])
+def test_an_unknown_precision_names_the_known_ones(names):
+    with pytest.raises(ExportError, match="int8"):
+        parse_precisions(names)
+
+
+@pytest.mark.parametrize("embedded_bytes", [0, 2**30], ids=["external", "embedded"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "q8"])
+def test_broken_weights_leave_no_bundle(checkpoint_folder, tmp_path, monkeypatch, precision, embedded_bytes):
+    monkeypatch.setattr("export.bundle.EMBEDDED_BYTES", embedded_bytes)
+    path = checkpoint_folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.down_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match="down_proj"):
+        export(checkpoint_folder, tmp_path / "bundle", precision)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["checkpoint"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "ctrl-c"])
+def test_an_interrupted_export_leaves_the_bundle_that_was_there(checkpoint_folder, tmp_path, monkeypatch, error):
+    out = tmp_path / "bundle"
+    before = export(checkpoint_folder, out)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("export.bundle.measure_coverage", fail)
+    with pytest.raises(type(error)):
+        export(checkpoint_folder, out)
+    assert read_manifest(out) == before
+    assert changed_files(out, before) == []
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["bundle", "checkpoint"]
+
+
+def test_a_graph_that_computes_something_else_is_refused(checkpoint_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("export.graph.rotary_tables", lambda _: (torch.ones(64, 8), torch.zeros(64, 8)))
+    assert main(["run", str(checkpoint_folder), "--out", str(tmp_path / "bundle")]) == 1
+    assert "does not compute what PyTorch computes" in capsys.readouterr().err
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("tokens", [VOCAB_SIZE - 300, VOCAB_SIZE + 50])
+def test_a_tokenizer_of_another_model_is_refused(checkpoint_folder, tmp_path, tokens):
+    content = json.loads((checkpoint_folder / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    if tokens > VOCAB_SIZE:
+        vocabulary |= {f"extra{number}": VOCAB_SIZE + number for number in range(50)}
+        (checkpoint_folder / "tokenizer.json").write_text(json.dumps(content))
+    else:
+        make_checkpoint(tmp_path / "large", {"vocab_size": 5000, "bos_token_id": 0, "eos_token_id": 0})
+        shutil.copy(checkpoint_folder / "tokenizer.json", tmp_path / "large")
+        checkpoint_folder = tmp_path / "large"
+    with pytest.raises(ExportError, match="another model"):
+        export(checkpoint_folder, tmp_path / "bundle")
+
+
+def test_what_is_no_bundle_is_never_replaced(checkpoint_folder, tmp_path):
+    out = tmp_path / "precious"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    with pytest.raises(ExportError, match="no bundle"):
+        export(checkpoint_folder, out)
+    with pytest.raises(ExportError, match="checkpoint itself"):
+        export(checkpoint_folder, checkpoint_folder)
+    with pytest.raises(ExportError, match="is a file"):
+        export(checkpoint_folder, out / "thesis.txt")
+    assert (out / "thesis.txt").read_text() == "years of work"
+
+
+def test_inspect_finds_one_changed_byte(checkpoint_folder, tmp_path, capsys):
+    out = tmp_path / "bundle"
+    export(checkpoint_folder, out)
+    assert main(["inspect", str(out)]) == 0
+    assert "all files are whole" in capsys.readouterr().out
+    path = out / "onnx" / "model_int8.onnx"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    assert main(["inspect", str(out)]) == 1
+    assert "model_int8.onnx" in capsys.readouterr().err
+
+
+def test_a_cut_off_graph_is_found_on_opening(checkpoint_folder, tmp_path):
+    out = tmp_path / "bundle"
+    export(checkpoint_folder, out)
+    path = out / "onnx" / "model_int8.onnx"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="cut off"):
+        Bundle.open(out)

@@ -1,0 +1,107 @@
+"""The comparison tells a right export from a wrong one, and int8 keeps its promise on real weights."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from export.__main__ import main
+from export.compare import compare
+from export.report import table
+from model import load_checkpoint
+from runtime import Bundle
+from runtime.evaluate import Divergence, Prediction, windows
+from runtime.tokenizer import Tokenizer
+
+
+def test_windows_predict_every_token_but_the_first_exactly_once():
+    for length in (2, 9, 10, 11, 19, 20, 100):
+        tokens = list(range(length))
+        parts = list(windows(tokens, 10))
+        assert [target for part in parts for target in part[1:]] == tokens[1:]
+        assert all(2 <= len(part) <= 10 for part in parts)
+
+
+def test_divergence_and_perplexity_of_distributions_worked_out_by_hand():
+    reference = np.log(np.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]], np.float32))
+    candidate = np.log(np.array([[0.25, 0.5, 0.25], [0.2, 0.2, 0.6]], np.float32)) + np.float32(3)
+    divergence = Divergence()
+    divergence.add(reference, candidate)
+    assert divergence.kl == pytest.approx((0.5 * math.log(2) - 0.25 * math.log(2)) / 2)
+    assert divergence.top1_agreement == 0.5
+    assert divergence.max_absolute == pytest.approx(3 + math.log(2), rel=1e-6)
+    prediction = Prediction()
+    prediction.add(reference, np.array([1, 2]))
+    assert prediction.perplexity == pytest.approx(math.sqrt(4 / 0.6))
+
+
+def test_int8_keeps_its_promise_on_trained_weights(shared_data, stories260k_bundle):
+    """The project's bar for a model this small, on the first 60,000 characters of real text."""
+    bundle = Bundle.open(stories260k_bundle)
+    text = (shared_data / "corpora" / "tinystories-sample.txt").read_text(encoding="utf-8")[:60_000]
+    model = load_checkpoint(shared_data / "stories260k")
+    token_ids = Tokenizer(bundle).encode(text)
+    comparison = compare(bundle, model, token_ids=token_ids, text="stories", progress=False)
+    # Known from another program: transformers' mean negative log-likelihood on the same windows.
+    assert comparison.reference["mean_nats"] == pytest.approx(1.678, abs=5e-4)
+    fp32, int8 = comparison.precisions["fp32"], comparison.precisions["int8"]
+    assert fp32.max_relative_logit_difference < 1e-5
+    assert fp32.first_divergence is None
+    assert abs(int8.perplexity / comparison.reference["perplexity"] - 1) < 0.003
+    assert int8.kl <= 2e-3
+    assert int8.top1_agreement >= 0.975
+    assert int8.int8_weight_fraction == 1
+    assert all(name in table(comparison) for name in ("PyTorch", "fp32", "int8", "q8"))
+
+
+def test_without_a_text_the_model_writes_one_itself(shared_data, stories260k_bundle):
+    model = load_checkpoint(shared_data / "stories260k")
+    comparison = compare(Bundle.open(stories260k_bundle), model, progress=False)
+    assert comparison.tokens > 100
+    assert comparison.precisions["fp32"].kl < 1e-9
+
+
+def test_weights_of_another_model_show_at_once(shared_data, stories260k_bundle):
+    model = load_checkpoint(shared_data / "stories260k")
+    with torch.no_grad():
+        model.model.layers[2].mlp.up_proj.weight.mul_(1.1)
+    fp32 = compare(Bundle.open(stories260k_bundle), model, progress=False).precisions["fp32"]
+    assert fp32.max_relative_logit_difference > 1e-3
+    assert fp32.kl > 1e-5
+
+
+def test_the_json_has_the_keys_that_others_rely_on(shared_data, stories260k_bundle, tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time there was a cat. The cat sat on a mat, and looked at the moon. " * 3)
+    checkpoint = str(shared_data / "stories260k")
+    arguments = ["compare", str(stories260k_bundle), "--checkpoint", checkpoint, "--text", str(text), "--json"]
+    assert main(arguments) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["reference"]["perplexity"] > 1
+    assert figures["precisions"].keys() == {"fp32", "int8", "q8"}
+    assert figures["precisions"]["int8"].keys() >= {
+        "kl", "top1_agreement", "perplexity", "max_abs_logit_difference", "mean_abs_logit_difference",
+        "int8_weight_fraction", "file_bytes", "prefill_tokens_per_second", "decode_tokens_per_second",
+        "first_divergence",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [("absent.txt", None, "absent.txt"), ("binary.txt", b"\xff\xfe\x00", "UTF-8"), ("short.txt", b"Hi", "needs more")],
+)
+def test_a_text_that_cannot_be_compared_is_one_clear_line(
+    shared_data, stories260k_bundle, tmp_path, capsys, name, content, named
+):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    checkpoint = str(shared_data / "stories260k")
+    arguments = ["compare", str(stories260k_bundle), "--checkpoint", checkpoint, "--text", str(tmp_path / name)]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert named in error
+    assert error.count("\n") == 1

@@ -1,0 +1,144 @@
+"""A config is read in both spellings, written so that transformers reads it, and never half understood."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from transformers import AutoConfig
+
+from model import ConfigError, ModelConfig, TransformerModel, preset_names
+from model.parameters import describe_parameters, parameter_counts
+
+SMALL = {
+    "model_type": "llama",
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_survives_a_round_trip(name):
+    config = ModelConfig.from_preset(name)
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_the_presets_are_the_published_models_and_the_seeds_variant():
+    assert preset_names() == ["smollm2-1.7b", "smollm2-135m", "smollm2-360m", "smoltextgen-135m", "tiny"]
+    totals = {name: parameter_counts(ModelConfig.from_preset(name))["total"] for name in preset_names()}
+    # The counts that the Hub shows for SmolLM2.
+    assert totals["smollm2-135m"] == 134_515_008
+    assert totals["smollm2-360m"] == 361_821_120
+    assert totals["smollm2-1.7b"] == 1_711_376_384
+    variant = ModelConfig.from_preset("smoltextgen-135m")
+    assert variant.learned_position_embeddings
+    assert variant.rope_interleaved
+    assert variant.attention_bias
+    assert variant.mlp_bias
+    assert variant.max_position_embeddings == 2048
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"attention_bias": True, "mlp_bias": True},
+        {"tie_word_embeddings": True},
+        {"learned_position_embeddings": True},
+    ],
+    ids=str,
+)
+def test_parameters_counted_by_part_add_up_to_those_of_the_model(changes):
+    config = ModelConfig.from_dict(SMALL | changes)
+    assert parameter_counts(config)["total"] == sum(p.numel() for p in TransformerModel(config).parameters())
+    assert f"{parameter_counts(config)['total']:,}" in describe_parameters(config)
+
+
+def test_the_published_config_of_smollm2_is_our_preset(shared_data):
+    published = ModelConfig.from_file(shared_data / "smollm2-tokenizer" / "config.json")
+    assert published == ModelConfig.from_preset("smollm2-135m")
+
+
+def test_the_nanotron_file_is_read_through_its_nesting(shared_data):
+    config = ModelConfig.from_file(shared_data / "reference" / "config_smollm2_135M.json")
+    assert (config.hidden_size, config.num_hidden_layers, config.num_key_value_heads) == (576, 30, 3)
+    assert config.max_position_embeddings == 2048
+    assert config.initializer_range == pytest.approx(1 / 24)
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        {"rope_theta": 5000.0},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}},
+        {"rope_theta": 5000, "rope_parameters": {"rope_theta": 5000.0}},
+    ],
+    ids=["old", "new", "both"],
+)
+def test_rope_theta_is_read_in_every_spelling(spelling):
+    assert ModelConfig.from_dict(SMALL | spelling).rope_theta == 5000.0
+
+
+def test_transformers_reads_what_we_write(tmp_path):
+    config = ModelConfig.from_dict(SMALL | {"rope_theta": 5000.0, "bos_token_id": 0, "eos_token_id": [1, 2]})
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    theirs = AutoConfig.from_pretrained(tmp_path)
+    assert theirs.model_type == "llama"
+    assert theirs.rope_parameters["rope_theta"] == 5000.0
+    assert theirs.eos_token_id == [1, 2]
+    assert ModelConfig.from_dict(theirs.to_dict()) == config
+
+
+@pytest.mark.parametrize("variant", [{"rope_interleaved": True}, {"learned_position_embeddings": True}], ids=str)
+def test_transformers_refuses_a_variant_that_it_would_compute_wrongly(variant, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(ModelConfig.from_dict(SMALL | variant).to_dict()))
+    with pytest.raises(ValueError, match="smoltextgen"):
+        AutoConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model_type": "gpt2"}, "gpt2"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
+        ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 1e5}}, "disagree"),
+        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"sliding_window": 1024}, "sliding_window"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"num_hiden_layers": 3}, "num_hidden_layers"),
+        ({"logit_softcapping": 30.0}, "logit_softcapping"),
+        ({"vocab_size": None}, "vocab_size"),
+        ({"hidden_size": "32"}, "hidden_size"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers"),
+        ({"num_attention_heads": 3}, "num_attention_heads"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads"),
+        ({"head_dim": 7}, "head_dim"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
+        ({"eos_token_id": 96}, "96"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_honoured_is_refused_by_name(changes, named):
+    with pytest.raises(ConfigError, match=named):
+        ModelConfig.from_dict(SMALL | changes)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"model": 1}'])
+def test_a_file_that_is_no_config_is_named(content, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        ModelConfig.from_file(path)
+
+
+def test_an_unknown_preset_names_the_known_ones():
+    with pytest.raises(ConfigError, match="smollm2-135m"):
+        ModelConfig.from_preset("smollm3")
