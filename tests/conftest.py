@@ -1,0 +1,39 @@
+"""What tests of every package share: the shared data folder, the tiny bundle, a bundle of real trained weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real weights, tokenizers and texts, which lie beside the repository and not in it."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the shared data folder is not beside the repository (../shared/data)")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle() -> Path:
+    """The committed bundle of random weights: fp32 and int8, a chat template, a context of 192. Read it only."""
+    return REPOSITORY / "tests" / "goldens" / "tiny-bundle"
+
+
+@pytest.fixture(scope="session")
+def stories260k_bundle(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real trained weights as fp32, int8 and q8. Read it only."""
+    pytest.importorskip("torch", reason="the bundle of real weights is exported with torch")
+    from export.bundle import export_bundle
+    from export.precisions import parse_precisions
+    from model import Checkpoint
+
+    out = tmp_path_factory.mktemp("bundles") / "stories260k"
+    export_bundle(
+        Checkpoint(shared_data / "stories260k"), out, parse_precisions("fp32,int8,q8"), source="test", progress=False
+    )
+    return out
