@@ -1,0 +1,95 @@
+import pytest
+
+from train.config import RECIPES_FOLDER, Recipe, read_recipe
+from train.errors import RecipeError
+
+MINIMAL = '[model]\npreset = "tiny"\n[schedule]\nsteps = 100\n'
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    def write(text):
+        path = tmp_path / "recipe.toml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES_FOLDER.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_in_the_tree_reads_by_its_bare_name(path):
+    assert read_recipe(path.stem) == read_recipe(str(path)) == read_recipe(path.name)
+
+
+def test_a_recipe_survives_the_way_through_plain_values():
+    recipe = read_recipe("stories-tiny")
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_overrides_are_read_as_toml_and_else_as_text(recipe_file):
+    overrides = [
+        "optimizer.lr=1e-3",
+        "optimizer.betas=[0.8, 0.9]",
+        "data.source=book.txt",
+        "model.overrides.head_dim=16",
+    ]
+    recipe = read_recipe(recipe_file(MINIMAL), overrides)
+    assert (recipe.optimizer.lr, recipe.optimizer.betas) == (1e-3, (0.8, 0.9))
+    assert (recipe.data.source, recipe.model.overrides) == ("book.txt", {"head_dim": 16})
+
+
+def test_whole_numbers_serve_as_floats(recipe_file):
+    assert read_recipe(recipe_file(MINIMAL), ["optimizer.weight_decay=0"]).optimizer.weight_decay == 0.0
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("optimizer.learning=1", "unknown key optimizer.learning; known are betas, eps, lr"),
+        ("optimizer.weight_deca=1", "unknown key optimizer.weight_deca; did you mean optimizer.weight_decay?"),
+        ("optimiser.lr=1", "unknown key optimiser; did you mean optimizer?"),
+        ("optimizer.lr=fast", "optimizer.lr must be a number, not 'fast'"),
+        ("optimizer.lr=0", "optimizer.lr must lie between 0 and 1"),
+        ("optimizer.lr=nan", "optimizer.lr must lie between 0 and 1"),
+        ("optimizer.betas=[0.9]", "optimizer.betas must be two numbers"),
+        ("optimizer.betas=[0.9, 1.0]", "optimizer.betas must lie"),
+        ("schedule.steps=1.5", "schedule.steps must be a whole number"),
+        ("schedule.steps=true", "schedule.steps must be a whole number"),
+        ("schedule.steps=0", "schedule.steps must be at least 1"),
+        ("schedule.warmup_steps=101", "exceed the 100 steps"),
+        ("run.save_every=-1", "run.save_every must not be negative"),
+        ("data.held_out=1", "data.held_out is a share"),
+        ("data.source=1", "data.source must be a text"),
+        ("tokenizer.vocab_size=100", "tokenizer.vocab_size must be above 256"),
+        ("model.init_from=somewhere", "model needs one of preset and init_from"),
+        ("model=tiny", "--set wants section.key=value"),
+        ("optimizer.lr", "--set wants section.key=value"),
+        ("optimizer.lr.x=1", "must be a number, not"),
+        ("model.preset.x=1", "preset is not a section"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_an_error_that_says_where(recipe_file, override, complaint):
+    with pytest.raises(RecipeError) as error:
+        read_recipe(recipe_file(MINIMAL), [override])
+    assert complaint in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "model is missing"),
+        ('[model]\npreset = "tiny"\n', "schedule is missing"),
+        ('[model]\npreset = "tiny"\n[schedule]\n', "schedule.steps is missing"),
+        ("[model\n", "not readable TOML"),
+        ("model = 3\n[schedule]\nsteps = 1\n", "model must be a section of keys"),
+    ],
+)
+def test_an_incomplete_recipe_is_an_error(recipe_file, text, complaint):
+    with pytest.raises(RecipeError, match=complaint):
+        read_recipe(recipe_file(text))
+
+
+def test_a_missing_recipe_names_those_that_there_are():
+    with pytest.raises(RecipeError, match=r"there is no recipe novel\.toml; .* stories-tiny"):
+        read_recipe("novel.toml")
