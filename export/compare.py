@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from export.errors import ExportError
 from model import TransformerModel
-from runtime.bench import bench
+from runtime.bench import BenchRow, bench
 from runtime.bundle import Bundle
 from runtime.evaluate import Divergence, Prediction, windows
 from runtime.generate import generate_step
@@ -21,7 +21,7 @@ from runtime.sampling_options import SamplingOptions
 from runtime.session import DecoderSession
 
 DEFAULT_WINDOW = 512
-SAMPLED_TOKENS = 1024
+SAMPLED_TOKENS = 512
 PROMPT_TOKENS, CONTINUED_TOKENS = 16, 64
 BENCH_PROMPT_TOKENS, BENCH_NEW_TOKENS, BENCH_REPEATS = 128, 32, 3
 
@@ -96,7 +96,7 @@ def compare(
     names = sorted(bundle.precisions, key=lambda name: -_file_bytes(bundle, name))
     sessions = {name: DecoderSession(bundle, name, threads=threads) for name in names}
     if token_ids is None:
-        token_ids = sample_tokens(bundle, sessions.get("fp32") or next(iter(sessions.values())))
+        token_ids = sample_tokens(bundle, next(iter(sessions.values())), progress)
     window = min(window, bundle.shape.max_position_embeddings)
     if len(token_ids) <= PROMPT_TOKENS or window < 2:
         raise ExportError(f"the text has {len(token_ids)} tokens; comparing needs more than {PROMPT_TOKENS}")
@@ -104,32 +104,47 @@ def compare(
     prompt = list(token_ids[:PROMPT_TOKENS])
     continued = min(CONTINUED_TOKENS, bundle.shape.max_position_embeddings - len(prompt))
     expected = model.generate(torch.tensor(prompt), max_new_tokens=continued)
-    figures = {}
-    for name, session in sessions.items():
-        divergence, row = divergences[name], _speed(session)
-        figures[name] = PrecisionFigures(
-            kl=divergence.kl,
-            top1_agreement=divergence.top1_agreement,
-            perplexity=predictions[name].perplexity,
-            max_abs_logit_difference=divergence.max_absolute,
-            mean_abs_logit_difference=divergence.mean_absolute,
-            max_relative_logit_difference=divergence.max_absolute / divergence.largest_logit,
-            first_divergence=_first_divergence(session, prompt, expected),
-            int8_weight_fraction=bundle.manifest.get("precisions", {}).get(name, {}).get("int8_weight_fraction"),
-            file_bytes=_file_bytes(bundle, name),
-            prefill_tokens_per_second=row[0],
-            decode_tokens_per_second=row[1],
-        )
+    figures = {
+        name: _figures(bundle, session, divergences[name], predictions[name], prompt, expected)
+        for name, session in sessions.items()
+    }
     own = {"perplexity": reference.perplexity, "mean_nats": reference.mean_nats}
     return Comparison(text, reference.tokens, window, continued, own, figures)
 
 
-def sample_tokens(bundle: Bundle, session: DecoderSession) -> list[int]:
+def _figures(
+    bundle: Bundle,
+    session: DecoderSession,
+    divergence: Divergence,
+    prediction: Prediction,
+    prompt: list[int],
+    expected: list[int],
+) -> PrecisionFigures:
+    """What was counted, and what remains to be measured: the greedy continuation and the speed."""
+    row = _speed(session)
+    described = bundle.manifest.get("precisions", {}).get(session.precision, {})
+    return PrecisionFigures(
+        kl=divergence.kl,
+        top1_agreement=divergence.top1_agreement,
+        perplexity=prediction.perplexity,
+        max_abs_logit_difference=divergence.max_absolute,
+        mean_abs_logit_difference=divergence.mean_absolute,
+        max_relative_logit_difference=divergence.max_absolute / divergence.largest_logit,
+        first_divergence=_first_divergence(session, prompt, expected),
+        int8_weight_fraction=described.get("int8_weight_fraction"),
+        file_bytes=_file_bytes(bundle, session.precision),
+        prefill_tokens_per_second=row.prefill_tokens_per_second,
+        decode_tokens_per_second=row.decode_tokens_per_second,
+    )
+
+
+def sample_tokens(bundle: Bundle, session: DecoderSession, progress: bool) -> list[int]:
     """A text that the model itself writes, at temperature 1 from its BOS token: in its own distribution by design."""
     sampler = make_sampler(SamplingOptions(temperature=1, top_p=1, seed=0))
     start = bundle.bos_token_id if bundle.bos_token_id is not None else 0
     length = min(SAMPLED_TOKENS, bundle.shape.max_position_embeddings) - 1
-    return [start, *generate_step(session, [start], max_new_tokens=length, sampler=sampler)]
+    steps = generate_step(session, [start], max_new_tokens=length, sampler=sampler)
+    return [start, *tqdm(steps, total=length, desc="sample", unit="token", disable=not progress, leave=False)]
 
 
 def _predict(
@@ -161,13 +176,12 @@ def _first_divergence(session: DecoderSession, prompt: list[int], expected: list
     return next((step for step, (a, b) in enumerate(zip(expected, found, strict=True)) if a != b), None)
 
 
-def _speed(session: DecoderSession) -> tuple[float, float]:
-    """Tokens per second of prefill and decode, for lengths that fit a small context too."""
+def _speed(session: DecoderSession) -> BenchRow:
+    """Prefill and decode, of lengths that fit a small context too."""
     room = session.shape.max_position_embeddings
     new_tokens = min(BENCH_NEW_TOKENS, room // 4)
     prompt_tokens = min(BENCH_PROMPT_TOKENS, room - new_tokens)
-    row = bench(session, prompt_tokens=prompt_tokens, new_tokens=new_tokens, repeats=BENCH_REPEATS)
-    return row.prefill_tokens_per_second, row.decode_tokens_per_second
+    return bench(session, prompt_tokens=prompt_tokens, new_tokens=new_tokens, repeats=BENCH_REPEATS)
 
 
 def _file_bytes(bundle: Bundle, precision: str) -> int:
