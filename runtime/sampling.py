@@ -41,7 +41,7 @@ def greedy(logits: np.ndarray) -> int:
 
 
 def distribution(logits: np.ndarray, options: SamplingOptions) -> tuple[np.ndarray, np.ndarray]:
-    """What a draw chooses from, likeliest first.
+    """What a draw chooses from, likeliest first where something was dropped.
 
     Args:
         logits: float32 [vocab_size].
@@ -68,10 +68,12 @@ def distribution(logits: np.ndarray, options: SamplingOptions) -> tuple[np.ndarr
 
 
 def _likeliest(scores: np.ndarray, log_total: float, options: SamplingOptions) -> np.ndarray:
-    """Ids of all tokens that top-p and min-p can keep, likeliest first, without sorting the vocabulary."""
+    """Ids of all tokens that top-p and min-p can keep, without sorting the vocabulary."""
     if options.min_p > 0:  # a threshold on probabilities is one on scores
         return _largest(scores, int(np.count_nonzero(scores >= scores.max() + np.log(options.min_p))))
-    count = len(scores) if options.top_p == 1 else TOP_P_CANDIDATES
+    if options.top_p == 1:  # nothing is dropped, so nothing need be in order
+        return np.arange(len(scores))
+    count = TOP_P_CANDIDATES
     while True:
         token_ids = _largest(scores, count)
         if len(token_ids) == len(scores) or np.exp(scores[token_ids] - log_total).sum() > options.top_p:
