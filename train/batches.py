@@ -1,65 +1,81 @@
-"""Batches of packed rows, each a pure function of the step: a resumed run sees what it would have seen.
+"""Batches of rows, each a pure function of the step: a resumed run sees what it would have seen.
 
-A stream of n tokens makes n - 1 predictions. It is cut into rows of `context` predictions, whatever documents they
-hold, and only the last row is padded, so nothing is lost. Rows come in another order in every epoch.
+A stream of n tokens makes n - 1 predictions, and rows share them out, so that none is lost. Two ways to cut it:
+
+    packed              a row is the next `context` predictions, whatever documents they belong to; nothing is padded
+    separate documents  a row is one document, so that no token attends to another document's; the shorter rows of a
+                        batch are padded, which costs about a fifth of the work when documents differ as stories do
+
+Rows come in another order in every epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 IGNORED = -100  # the label that cross_entropy skips
 
+Span = tuple[int, int]  # the predictions [start, end): the inputs are stream[start:end], the labels one further
 
-class PackedBatches:
+
+class Batches:
     """Rows of a token stream in a seeded order.
 
     Args:
         stream: token ids, int64 [tokens].
-        context: predictions a row.
+        spans: the rows.
         batch_size: rows a step.
         seed: decides the order of rows.
     """
 
-    def __init__(self, stream: Tensor, *, context: int, batch_size: int, seed: int) -> None:
-        self.input_ids, self.labels = pack_rows([stream], context)
-        self.batch_size = batch_size
+    def __init__(self, stream: Tensor, spans: Sequence[Span], *, batch_size: int, seed: int) -> None:
+        self._stream = stream
+        self._spans = spans
+        self._batch_size = batch_size
         self._seed = seed
-        self._order: dict[int, Tensor] = {}
+        self._orders: dict[int, list[int]] = {}
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """input_ids and labels of a step, int64 [batch_size, context]; labels[i] is the token after input_ids[i]."""
-        drawn = range(step * self.batch_size, (step + 1) * self.batch_size)
-        rows = torch.stack([self._row(number) for number in drawn])
-        return self.input_ids[rows], self.labels[rows]
+        """input_ids and labels of a step, int64 [batch_size, longest row]; labels[i] is what follows input_ids[i]."""
+        drawn = range(step * self._batch_size, (step + 1) * self._batch_size)
+        return pad_rows(self._stream, [self._spans[self._row(number)] for number in drawn])
 
-    def _row(self, number: int) -> Tensor:
+    def _row(self, number: int) -> int:
         """Which row is the `number`-th of all that are ever drawn."""
-        epoch, place = divmod(number, len(self.input_ids))
-        if epoch not in self._order:
+        epoch, place = divmod(number, len(self._spans))
+        if epoch not in self._orders:
             generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
-            order = torch.randperm(len(self.input_ids), generator=generator)
-            self._order = {epoch - 1: self._order.get(epoch - 1, order), epoch: order}  # a batch may span two epochs
-        return self._order[epoch][place]
+            self._orders = {epoch: torch.randperm(len(self._spans), generator=generator).tolist()}
+        return self._orders[epoch][place]
 
 
-def pack_rows(streams: Iterable[Tensor], context: int) -> tuple[Tensor, Tensor]:
-    """Cut streams into rows of `context` predictions, each stream beginning a row of its own.
+def packed_spans(stream: Tensor, context: int) -> list[Span]:
+    """Cut a stream into rows of `context` predictions; the last may be shorter."""
+    predictions = len(stream) - 1
+    return [(start, min(start + context, predictions)) for start in range(0, predictions, context)]
 
-    Args:
-        streams: token ids, int64 [tokens] each.
-        context: the length of a row.
 
-    Returns:
-        input_ids and labels, int64 [rows, context]. Padding has the label `IGNORED`.
+def document_spans(stream: Tensor, context: int, separator: int) -> list[Span]:
+    """Cut a stream at its separators, and documents longer than the context into several rows.
+
+    The stream begins and ends with a separator; a row has its document's first separator in and predicts the last.
     """
-    pieces = [stream[start : start + context + 1] for stream in streams for start in range(0, len(stream) - 1, context)]
-    input_ids = torch.zeros(len(pieces), context, dtype=torch.int64)
-    labels = torch.full((len(pieces), context), IGNORED)
-    for row, piece in enumerate(pieces):
-        input_ids[row, : len(piece) - 1] = piece[:-1]
-        labels[row, : len(piece) - 1] = piece[1:]
+    places = (stream == separator).nonzero().flatten().tolist()
+    return [
+        (begin, min(begin + context, end)) for start, end in pairwise(places) for begin in range(start, end, context)
+    ]
+
+
+def pad_rows(stream: Tensor, spans: Sequence[Span]) -> tuple[Tensor, Tensor]:
+    """input_ids and labels of some rows, int64 [rows, longest row]; padding has the label `IGNORED`."""
+    longest = max(end - start for start, end in spans)
+    input_ids = torch.zeros(len(spans), longest, dtype=torch.int64)
+    labels = torch.full((len(spans), longest), IGNORED)
+    for row, (start, end) in enumerate(spans):
+        input_ids[row, : end - start] = stream[start:end]
+        labels[row, : end - start] = stream[start + 1 : end + 1]
     return input_ids, labels

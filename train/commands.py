@@ -76,6 +76,7 @@ def _train(run: Run, arguments: Namespace) -> int:
     """Train, draw the curve, and tell how it went."""
     from model.parameters import parameter_counts
     from train.loop import train
+    from train.metrics import read_metrics
     from train.plot import plot_runs
 
     parameters = parameter_counts(run.model.config)["total"]
@@ -87,7 +88,7 @@ def _train(run: Run, arguments: Namespace) -> int:
     summary: dict[str, Any] = {
         **outcome,
         "parameters": parameters,
-        "train_tokens": run.step * run.recipe.data.batch_size * run.recipe.data.context,
+        "train_tokens": sum(line["tokens"] for line in read_metrics(run.folder.metrics)),
         "seconds": round(time.perf_counter() - started, 2),
         "run": str(run.folder.path),
         "checkpoint": str(run.folder.checkpoint),

@@ -60,8 +60,9 @@ class DataSection:
     source: str = STORIES  # "stories", the built-in corpus, or the path of a UTF-8 text file
     documents: int = 50_000  # how many stories; a text file is read whole
     held_out: float = 0.01  # the share that is never trained on
-    context: int = 256  # tokens a row
+    context: int = 256  # tokens a row, at most
     batch_size: int = 4  # rows a step
+    separate_documents: bool = False  # a row a document, rather than rows packed full
 
     def __post_init__(self) -> None:
         _check(self.documents >= 2, "data.documents must be at least 2, one to train on and one to hold out")

@@ -36,13 +36,14 @@ class Texts:
 class Corpus:
     """Token ids of a source, split.
 
-    `train` is one stream, int64 [tokens]; `held_out` is one such stream a document. `true_loss` is the least mean loss,
-    in nats a token, that any model can have on documents of this source.
+    `train` and `held_out` are streams, int64 [tokens], that begin and end with `separator`, which also stands between
+    their documents. `true_loss` is the least mean loss, in nats a token, that any model can have on such documents.
     """
 
     train: Tensor
-    held_out: list[Tensor]
-    true_loss: float | None
+    held_out: Tensor
+    separator: int
+    true_loss: float | None = None
 
     def fingerprint(self) -> str:
         """A hash of the training stream: two corpora with the same one are the same data in the same tokens."""
@@ -87,19 +88,19 @@ def _split(documents: list[str], held_out: float) -> tuple[list[str], list[str]]
 
 def encode_texts(texts: Texts, tokenizer: Tokenizer) -> Corpus:
     """The texts as token ids."""
-    end = tokenizer.token_to_id(END_OF_TEXT)
-    train, held_out = _encode(texts.train, tokenizer, end), _encode(texts.held_out, tokenizer, end)
+    separator = tokenizer.token_to_id(END_OF_TEXT)
+    train, held_out = (_stream(documents, tokenizer, separator) for documents in (texts.train, texts.held_out))
     true_loss = None
     if texts.true_entropy is not None:
         # What is predicted of a document is its tokens and its end. Their mean number over so many documents is the
-        # expected one to a fraction of a per mille.
-        predicted = sum(map(len, train + held_out)) - len(train + held_out)
-        true_loss = texts.true_entropy * len(train + held_out) / predicted
-    stream = np.concatenate([document[:-1] for document in train] + [np.array([end])])
-    return Corpus(torch.from_numpy(stream), [torch.from_numpy(document) for document in held_out], true_loss)
+        # expected one to less than a per mille.
+        predicted = len(train) - 1 + len(held_out) - 1
+        true_loss = texts.true_entropy * (len(texts.train) + len(texts.held_out)) / predicted
+    return Corpus(train, held_out, separator, true_loss)
 
 
-def _encode(documents: list[str], tokenizer: Tokenizer, end: int) -> list[np.ndarray]:
-    """Each document as int64 ids, between two `<|endoftext|>`."""
+def _stream(documents: list[str], tokenizer: Tokenizer, separator: int) -> Tensor:
+    """The documents' ids in one row, a separator before each and after the last; int64 [tokens]."""
     encodings = tokenizer.encode_batch_fast(documents, add_special_tokens=False)
-    return [np.array([end, *encoding.ids, end], dtype=np.int64) for encoding in encodings]
+    pieces = [np.array([separator, *encoding.ids]) for encoding in encodings]
+    return torch.from_numpy(np.concatenate([*pieces, np.array([separator])]))

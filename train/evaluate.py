@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from model import TransformerModel
-from train.batches import IGNORED, pack_rows
+from train.batches import IGNORED, document_spans, pad_rows
+from train.corpus import Corpus
 from train.tokenizer import END_OF_TEXT
 
 ROWS_AT_ONCE = 16
@@ -17,22 +17,21 @@ SAMPLE_TEMPERATURE = 0.8
 
 
 @torch.inference_mode()
-def held_out_loss(model: TransformerModel, documents: list[Tensor], context: int) -> float:
-    """The mean loss over all tokens of the documents, in nats a token.
+def held_out_loss(model: TransformerModel, corpus: Corpus, context: int) -> float:
+    """The mean loss over all tokens of the held-out documents, in nats a token.
 
     Each document begins a row of its own, so that none lacks what it says earlier; one longer than the context is cut.
     This is the loss that `Corpus.true_loss` bounds from below.
     """
-    input_ids, labels = pack_rows(sorted(documents, key=len), context)
+    spans = document_spans(corpus.held_out, context, corpus.separator)
+    spans.sort(key=lambda span: span[1] - span[0])  # rows of like length share a batch: little is padded
     total = 0.0
-    for ids, wanted in zip(input_ids.split(ROWS_AT_ONCE), labels.split(ROWS_AT_ONCE), strict=True):
-        length = int((wanted != IGNORED).sum(1).max())  # what is padding in every row need not be computed
-        logits = model(ids[:, :length].to(model.device))
-        loss = F.cross_entropy(
-            logits.flatten(0, 1).float(), wanted[:, :length].flatten().to(model.device), reduction="sum"
-        )
-        total += loss.item()
-    return total / int((labels != IGNORED).sum())
+    for first in range(0, len(spans), ROWS_AT_ONCE):
+        input_ids, labels = pad_rows(corpus.held_out, spans[first : first + ROWS_AT_ONCE])
+        logits = model(input_ids.to(model.device)).flatten(0, 1).float()
+        wanted = labels.flatten().to(model.device)
+        total += F.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction="sum").item()
+    return total / (len(corpus.held_out) - 1)
 
 
 def sample_text(model: TransformerModel, tokenizer: Tokenizer, seed: int) -> str:

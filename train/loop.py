@@ -75,12 +75,14 @@ def training_step(run: Run) -> dict[str, Any]:
         )
     run.optimizer.step()
     run.step += 1
+    tokens = int((labels != IGNORED).sum())
     return {
         "step": run.step,
         "loss": loss.item(),
         "lr": lr,
         "grad_norm": grad_norm.item(),
-        "tokens_per_second": input_ids.numel() / (time.perf_counter() - started),
+        "tokens": tokens,
+        "tokens_per_second": tokens / (time.perf_counter() - started),
     }
 
 
@@ -96,7 +98,7 @@ def _is_due(step: int, every: int, last: int) -> bool:
 
 
 def _evaluate(run: Run) -> dict[str, float]:
-    loss = held_out_loss(run.model, run.corpus.held_out, run.recipe.data.context)
+    loss = held_out_loss(run.model, run.corpus, run.recipe.data.context)
     true_loss = run.corpus.true_loss
     if true_loss is None:
         return {"held_out_loss": loss}

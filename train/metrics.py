@@ -1,8 +1,8 @@
 """What happened at each step, as JSON lines in a file.
 
-A line has `step`, `loss`, `lr`, `grad_norm` and `tokens_per_second`; after an evaluation also `held_out_loss` and, for
-a corpus whose entropy is known, `true_loss` and `entropy_ratio`, the held-out loss over the true one. Losses are in
-nats a token. Steps count from 1: step n is what n updates have led to.
+A line has `step`, `loss`, `lr`, `grad_norm`, `tokens` (that the step learnt from) and `tokens_per_second`; after an
+evaluation also `held_out_loss` and, for a corpus whose entropy is known, `true_loss` and `entropy_ratio`, the held-out
+loss over the true one. Losses are in nats a token. Steps count from 1: step n is what n updates have led to.
 """
 
 from __future__ import annotations

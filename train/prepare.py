@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from torch.optim import Optimizer
 
 from model import ModelConfig, TransformerModel, load_checkpoint
-from train.batches import PackedBatches
+from train.batches import Batches, document_spans, packed_spans
 from train.config import ModelSection, Recipe, TokenizerSection
 from train.corpus import Corpus, Texts, encode_texts, read_texts
 from train.errors import DataError, RecipeError
@@ -31,7 +31,7 @@ class Run:
     optimizer: Optimizer
     tokenizer: Tokenizer
     corpus: Corpus
-    batches: PackedBatches
+    batches: Batches
     step: int = 0  # updates done
 
     def save(self) -> None:
@@ -74,8 +74,18 @@ def _assemble(recipe: Recipe, folder: RunFolder, texts: Texts, tokenizer: Tokeni
     corpus = encode_texts(texts, tokenizer)
     if len(corpus.train) <= context:
         raise DataError(f"the data hold {len(corpus.train)} tokens to train on, less than one row of {context}")
-    batches = PackedBatches(corpus.train, context=context, batch_size=recipe.data.batch_size, seed=recipe.run.seed)
-    return Run(recipe, folder, model, build_optimizer(model, recipe.optimizer), tokenizer, corpus, batches)
+    return Run(
+        recipe, folder, model, build_optimizer(model, recipe.optimizer), tokenizer, corpus, _batches(recipe, corpus)
+    )
+
+
+def _batches(recipe: Recipe, corpus: Corpus) -> Batches:
+    data, stream = recipe.data, corpus.train
+    if data.separate_documents:
+        spans = document_spans(stream, data.context, corpus.separator)
+    else:
+        spans = packed_spans(stream, data.context)
+    return Batches(stream, spans, batch_size=data.batch_size, seed=recipe.run.seed)
 
 
 def _model(section: ModelSection, tokenizer: Tokenizer) -> TransformerModel:

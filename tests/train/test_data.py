@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from train.batches import IGNORED, PackedBatches, pack_rows
+from train.batches import IGNORED, Batches, document_spans, packed_spans, pad_rows
 from train.config import DataSection
 from train.corpus import encode_texts, read_texts
 from train.errors import DataError
@@ -11,7 +11,7 @@ STREAM = torch.arange(1, 102)  # 100 predictions
 
 
 def batches(context=7, batch_size=4, seed=0):
-    return PackedBatches(STREAM, context=context, batch_size=batch_size, seed=seed)
+    return Batches(STREAM, packed_spans(STREAM, context), batch_size=batch_size, seed=seed)
 
 
 def predictions(input_ids, labels):
@@ -29,13 +29,24 @@ def test_labels_are_inputs_shifted_by_one():
 
 @pytest.mark.parametrize("context", [1, 7, 10, 99, 100, 101])
 def test_packing_loses_nothing(context):
-    assert predictions(*pack_rows([STREAM], context)) == list(zip(range(1, 101), range(2, 102), strict=True))
+    rows = pad_rows(STREAM, packed_spans(STREAM, context))
+    assert rows[0].shape[1] == min(context, 100)
+    assert predictions(*rows) == list(zip(range(1, 101), range(2, 102), strict=True))
 
 
-def test_every_stream_begins_a_row_of_its_own():
-    input_ids, labels = pack_rows([STREAM[:4], STREAM[50:52]], context=5)
-    assert input_ids.tolist() == [[1, 2, 3, 0, 0], [51, 0, 0, 0, 0]]
-    assert labels.tolist() == [[2, 3, 4, IGNORED, IGNORED], [52] + [IGNORED] * 4]
+DOCUMENTS = torch.tensor([0, 5, 6, 7, 0, 8, 0, 9, 9, 9, 9, 9, 0])
+
+
+@pytest.mark.parametrize("context", [1, 2, 4, 100])
+def test_separating_documents_loses_nothing(context):
+    rows = pad_rows(DOCUMENTS, document_spans(DOCUMENTS, context, separator=0))
+    assert predictions(*rows) == list(zip(DOCUMENTS[:-1].tolist(), DOCUMENTS[1:].tolist(), strict=True))
+
+
+def test_a_document_is_a_row_and_a_long_one_is_several():
+    input_ids, labels = pad_rows(DOCUMENTS, document_spans(DOCUMENTS, context=4, separator=0))
+    assert input_ids.tolist() == [[0, 5, 6, 7], [0, 8, 0, 0], [0, 9, 9, 9], [9, 9, 0, 0]]
+    assert labels.tolist() == [[5, 6, 7, 0], [8, 0, IGNORED, IGNORED], [9, 9, 9, 9], [9, 0, IGNORED, IGNORED]]
 
 
 def test_an_epoch_shows_every_row_once():
@@ -66,12 +77,15 @@ def corpus(data):
 def test_documents_stand_between_ends_of_text():
     tokens, texts = corpus(DataSection(documents=20, held_out=0.1))
     assert (len(texts.train), len(texts.held_out)) == (18, 2)
-    assert tokens.train[0] == tokens.train[-1] == 0
-    assert int((tokens.train == 0).sum()) == 18 + 1
-    assert all(document[0] == document[-1] == 0 for document in tokens.held_out)
-    assert tokens.true_loss == pytest.approx(
-        texts.true_entropy * 20 / (len(tokens.train) - 1 + sum(len(document) - 1 for document in tokens.held_out))
-    )
+    for stream, documents in ((tokens.train, texts.train), (tokens.held_out, texts.held_out)):
+        assert stream[0] == stream[-1] == tokens.separator == 0
+        assert int((stream == 0).sum()) == len(documents) + 1
+
+
+def test_the_true_loss_is_nats_a_story_over_tokens_a_story():
+    tokens, texts = corpus(DataSection(documents=20, held_out=0.1))
+    predictions_of_all = len(tokens.train) - 1 + len(tokens.held_out) - 1
+    assert tokens.true_loss == pytest.approx(texts.true_entropy * 20 / predictions_of_all)
 
 
 def test_a_text_file_is_split_at_ends_of_text(tmp_path):

@@ -11,6 +11,7 @@ import torch
 from model import load_checkpoint
 from model.errors import ModelError
 from train import loop
+from train.corpus import Corpus
 from train.errors import DataError, RecipeError, RunError
 from train.evaluate import held_out_loss, sample_text
 from train.loop import train
@@ -141,11 +142,16 @@ def test_training_goes_on_from_a_checkpoint_and_its_tokenizer(tiny_run):
 
 
 def test_held_out_loss_is_the_mean_over_tokens_of_whole_documents(tiny_run):
-    run = tiny_run(data={"context": 64})
-    documents = [document[:60] for document in run.corpus.held_out]
-    together = held_out_loss(run.model, documents, context=64)
-    parts = [(held_out_loss(run.model, [document], context=64), len(document) - 1) for document in documents]
-    assert together == pytest.approx(sum(loss * n for loss, n in parts) / sum(n for _, n in parts), rel=1e-5)
+    run = tiny_run()
+    end = torch.tensor([0])
+    documents = [torch.randint(1, 400, (length,)) for length in (5, 40, 17)]
+
+    def loss(pieces):
+        stream = torch.cat([end, *(torch.cat([piece, end]) for piece in pieces)])
+        return held_out_loss(run.model, Corpus(stream, stream, separator=0), context=48)
+
+    weighted = sum(loss([document]) * (len(document) + 1) for document in documents)
+    assert loss(documents) == pytest.approx(weighted / sum(len(document) + 1 for document in documents), rel=1e-5)
 
 
 def test_a_sample_is_a_function_of_weights_and_seed(tiny_run):
