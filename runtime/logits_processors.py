@@ -21,14 +21,15 @@ def repetition_penalty(penalty: float) -> LogitsProcessor:
     Args:
         penalty: above 1 discourages repetition, 1 changes nothing.
     """
-    if penalty <= 0:
-        raise OptionError(f"repetition_penalty must be above 0, not {penalty}")
+    if not 0 < penalty < float("inf"):
+        raise OptionError(f"repetition_penalty must be above 0 and finite, not {penalty}")
 
     def process(token_ids: Sequence[int], logits: np.ndarray) -> np.ndarray:
         seen = np.unique(np.asarray(token_ids, np.int64))
-        scores = logits[seen]
+        scores = logits[seen].astype(np.float64)
         processed = logits.copy()
-        processed[seen] = np.where(scores < 0, scores * np.float32(penalty), scores / np.float32(penalty))
+        with np.errstate(over="ignore"):  # a penalty beyond float32 forbids the token
+            processed[seen] = np.where(scores < 0, scores * penalty, scores / penalty)
         return processed
 
     return process

@@ -50,8 +50,7 @@ def distribution(logits: np.ndarray, options: SamplingOptions) -> tuple[np.ndarr
     Returns:
         token ids int64 [kept] and their probabilities float64 [kept], which sum to one.
     """
-    _check_finite(logits.max())
-    scores = logits / np.float32(options.temperature)
+    scores = _tempered(logits, options.temperature)
     if options.top_k:
         token_ids = _largest(scores, options.top_k)
         log_total = _log_sum_exp(scores[token_ids])
@@ -65,6 +64,17 @@ def distribution(logits: np.ndarray, options: SamplingOptions) -> tuple[np.ndarr
     if options.min_p > 0:
         scores = scores[scores >= scores[0] + np.log(options.min_p)]
     return token_ids[: len(scores)], np.exp(scores - _log_sum_exp(scores))
+
+
+def _tempered(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """Logits below the largest one, over the temperature, which may lie beyond what float32 holds."""
+    largest = logits.max()
+    _check_finite(largest)
+    limits = np.finfo(np.float32)
+    divisor = np.float32(min(max(temperature, float(limits.tiny)), float(limits.max)))
+    with np.errstate(over="ignore"):  # infinitely far below the largest: never drawn
+        scores: np.ndarray = (logits - largest) / divisor
+    return scores
 
 
 def _likeliest(scores: np.ndarray, log_total: float, options: SamplingOptions) -> np.ndarray:
