@@ -41,9 +41,10 @@ class Tokenizer:
             PromptError: the text is empty and there is no BOS token, or it holds half of a surrogate pair.
         """
         try:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+            text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise PromptError(f"the text is not valid Unicode: {error.reason} at character {error.start}") from None
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         if not ids and add_special_tokens:
             if self._bos_token_id is None:
                 raise PromptError("the prompt is empty and the model has no BOS token to start from: give it some text")
