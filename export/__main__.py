@@ -71,7 +71,6 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--checkpoint", required=True, metavar="CHECKPOINT", help="a Hugging Face folder, or its Hub id"
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="for onnxruntime; default: the physical cores")
     _add_text(parser)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
@@ -91,6 +90,7 @@ def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_text(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", metavar="FILE", help="a UTF-8 text to predict; default: samples of the model's own")
     parser.add_argument("--max-characters", type=int, metavar="N", help="read only the first N characters of it")
+    parser.add_argument("--threads", type=int, metavar="N", help="for onnxruntime; default: the physical cores")
     parser.add_argument("--window", type=int, default=512, metavar="N", help="longest context in tokens (default 512)")
 
 

@@ -55,7 +55,7 @@ def export_bundle(
         precisions: one graph each.
         source: how the user named the checkpoint, for the manifest.
         compare: called with the finished folder before it takes its place; its figures go into manifest and card.
-        progress: show a bar on stderr.
+        progress: show a bar on stderr if that is a terminal.
 
     Returns:
         The manifest.
@@ -88,7 +88,9 @@ def export_bundle(
 def _write_graph(checkpoint: Checkpoint, folder: Path, precision: Precision, progress: bool) -> bool:
     """Build and save one graph. Returns whether its weights lie in a file beside it."""
     layers = checkpoint.config.num_hidden_layers
-    with tqdm(total=layers + 1, desc=f"{precision.name:>5}", unit="layer", disable=not progress, leave=False) as bar:
+    with tqdm(
+        total=layers + 1, desc=f"{precision.name:>5}", unit="layer", disable=None if progress else True, leave=False
+    ) as bar:
         model = build_graph(checkpoint, precision.make_format(checkpoint.config), on_layer=lambda _: bar.update())
         total = sum(tensor.const_value.nbytes for tensor in model.graph.initializers.values())
         is_external = total > EMBEDDED_BYTES

@@ -24,11 +24,12 @@ FP32_TOLERANCE = 1e-3
 def run(args: argparse.Namespace) -> None:
     """Export, compare, and say where the bundle is."""
     precisions = parse_precisions(args.precisions)
+    text = _read_text(args)  # what is wrong with it should show now, not after the export
     checkpoint = Checkpoint(args.checkpoint, revision=args.revision)
     shown = []
 
     def compare_before_rename(folder: Path) -> dict[str, Any]:
-        comparison = _compare(Bundle.open(folder), load_checkpoint(checkpoint.folder), args)
+        comparison = _compare(Bundle.open(folder), load_checkpoint(checkpoint.folder), text, args)
         _refuse_wrong_graph(comparison)
         shown.append(table(comparison))
         return comparison.to_dict()
@@ -45,7 +46,8 @@ def run(args: argparse.Namespace) -> None:
 
 def compare(args: argparse.Namespace) -> None:
     """The figures, as a table or as JSON."""
-    comparison = _compare(Bundle.open(args.bundle), load_checkpoint(args.checkpoint), args)
+    text = _read_text(args)
+    comparison = _compare(Bundle.open(args.bundle), load_checkpoint(args.checkpoint), text, args)
     print(json.dumps(comparison.to_dict()) if args.json else table(comparison))
 
 
@@ -59,14 +61,17 @@ def inspect(args: argparse.Namespace) -> None:
     print(json.dumps(manifest) if args.json else bundles.describe(manifest))
 
 
-def _compare(bundle: Bundle, model: TransformerModel, args: argparse.Namespace) -> Comparison:
-    options: dict[str, Any] = {"window": args.window, "threads": getattr(args, "threads", None)}
-    if args.text is not None:
-        options |= {"token_ids": Tokenizer(bundle).encode(_read_text(args)), "text": Path(args.text).name}
+def _compare(bundle: Bundle, model: TransformerModel, text: str | None, args: argparse.Namespace) -> Comparison:
+    options: dict[str, Any] = {"window": args.window, "threads": args.threads}
+    if text is not None:
+        options |= {"token_ids": Tokenizer(bundle).encode(text), "text": Path(args.text).name}
     return measure(bundle, model, **options)
 
 
-def _read_text(args: argparse.Namespace) -> str:
+def _read_text(args: argparse.Namespace) -> str | None:
+    """The text to compare on; None for the model's own samples."""
+    if args.text is None:
+        return None
     try:
         return Path(args.text).read_text(encoding="utf-8")[: args.max_characters]
     except (OSError, UnicodeDecodeError) as error:

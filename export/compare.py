@@ -86,19 +86,21 @@ def compare(
         text: a name for it.
         window: longest context, cut to the model's.
         threads: for onnxruntime; None for its default.
-        progress: show a bar on stderr.
+        progress: show a bar on stderr if that is a terminal.
 
     Raises:
         ExportError: too short a text, or another model's bundle.
     """
     if model.config.vocab_size != bundle.shape.vocab_size:
         raise ExportError(f"{bundle.folder} and the checkpoint have different vocabularies: they are not one model")
+    if window < 2:
+        raise ExportError(f"a window of {window} tokens predicts nothing; take at least 2")
     names = sorted(bundle.precisions, key=lambda name: -_file_bytes(bundle, name))
     sessions = {name: DecoderSession(bundle, name, threads=threads) for name in names}
     if token_ids is None:
         token_ids = sample_tokens(bundle, next(iter(sessions.values())), progress)
     window = min(window, bundle.shape.max_position_embeddings)
-    if len(token_ids) <= PROMPT_TOKENS or window < 2:
+    if len(token_ids) <= PROMPT_TOKENS:
         raise ExportError(f"the text has {len(token_ids)} tokens; comparing needs more than {PROMPT_TOKENS}")
     reference, predictions, divergences = _predict(model, sessions, token_ids, window, progress)
     prompt = list(token_ids[:PROMPT_TOKENS])
@@ -144,7 +146,10 @@ def sample_tokens(bundle: Bundle, session: DecoderSession, progress: bool) -> li
     start = bundle.bos_token_id if bundle.bos_token_id is not None else 0
     length = min(SAMPLED_TOKENS, bundle.shape.max_position_embeddings) - 1
     steps = generate_step(session, [start], max_new_tokens=length, sampler=sampler)
-    return [start, *tqdm(steps, total=length, desc="sample", unit="token", disable=not progress, leave=False)]
+    return [
+        start,
+        *tqdm(steps, total=length, desc="sample", unit="token", disable=None if progress else True, leave=False),
+    ]
 
 
 def _predict(
@@ -159,7 +164,7 @@ def _predict(
     predictions = {name: Prediction() for name in sessions}
     divergences = {name: Divergence() for name in sessions}
     parts = list(windows(token_ids, window))
-    for part in tqdm(parts, desc="compare", unit="window", disable=not progress, leave=False):
+    for part in tqdm(parts, desc="compare", unit="window", disable=None if progress else True, leave=False):
         targets = np.array(part[1:])
         with torch.inference_mode():
             expected = model(torch.tensor([part]))[0, :-1].numpy()

@@ -29,7 +29,7 @@ def resolve_checkpoint(name: str | Path, revision: str | None = None) -> Path:
     if folder.exists():
         raise CheckpointError(f"{name} is a file; a checkpoint is a folder with config.json and model.safetensors")
     if isinstance(name, Path) or not HUB_ID.fullmatch(name):
-        raise CheckpointNotFoundError(f"there is no folder {name}")
+        raise CheckpointNotFoundError(f"there is no folder {name}; give a checkpoint's folder or its Hub id")
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError

@@ -123,7 +123,7 @@ def _resolve(name: str | Path, revision: str | None) -> Path:
     if folder.exists():
         raise BundleError(f"{name} is a file; a bundle is a folder with config.json and onnx/")
     if isinstance(name, Path) or not HUB_ID.fullmatch(name):
-        raise BundleNotFoundError(f"there is no folder {name}")
+        raise BundleNotFoundError(f"there is no folder {name}; give a bundle's folder or its Hub id")
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError

@@ -43,6 +43,7 @@ def generate_step(
         PromptError: no tokens, ids outside the vocabulary, or no room for one new token.
         OptionError: max_new_tokens below 1 or beyond the context.
     """
+    session.check_token_ids(prompt_ids)
     held = cache.length if cache is not None else 0
     limit = new_token_limit(session, held + len(prompt_ids), max_new_tokens)
     if cache is None:

@@ -17,7 +17,7 @@ from runtime.errors import BundleError, OptionError, PromptError
 from runtime.kv_cache import KVCache
 from runtime.threads import default_threads
 
-ERRORS_ONLY = 3
+SILENT = 4  # what goes wrong is raised, in one line; onnxruntime would print it in several as well
 
 
 class DecoderSession:
@@ -54,14 +54,12 @@ class DecoderSession:
         try:
             self._ort = ort.InferenceSession(str(path), _session_options(self.threads, spin), ["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001 - onnxruntime has classes of its own for every fault
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise BundleError(f"{path} cannot be opened by onnxruntime {ort.__version__}: {reason}") from None
-        self._check_contract(str(path))
+            raise BundleError(f"{path} cannot be opened by onnxruntime {ort.__version__}: {_reason(error)}") from None
+        self._path = path
+        self._check_contract()
         self.in_place = bundle.has_in_place_cache if in_place is None else in_place
         self._binding: ort.IOBinding | None = None
         self._bound_buffers: list[np.ndarray] = []
-        self._ones = np.ones((1, self.shape.max_position_embeddings), np.int64)
-        self._positions = np.arange(self.shape.max_position_embeddings, dtype=np.int64)[None]
         self._cache_names = [
             (past, present)
             for layer in range(self.shape.num_hidden_layers)
@@ -71,6 +69,15 @@ class DecoderSession:
     def new_cache(self, capacity_tokens: int = 0) -> KVCache:
         """An empty cache with room for so many tokens; it grows when more come."""
         return KVCache(self.shape, capacity_tokens)
+
+    def check_token_ids(self, token_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The ids as int64 [1, len(token_ids)]. Raises PromptError where there are none, or one is no token's."""
+        ids = np.asarray(token_ids)  # numbers beyond 64 bits, and what is no number, get a dtype that is no integer's
+        if not ids.size:
+            raise PromptError("there are no tokens to run")
+        if ids.dtype.kind not in "iu" or int(ids.min()) < 0 or int(ids.max()) >= self.shape.vocab_size:
+            raise PromptError(f"token ids must be integers in 0..{self.shape.vocab_size - 1}")
+        return ids.astype(np.int64).reshape(1, -1)
 
     def forward(
         self, token_ids: Sequence[int] | np.ndarray, cache: KVCache, *, num_logits_to_keep: int = 1
@@ -87,21 +94,21 @@ class DecoderSession:
 
         Raises:
             PromptError: no tokens, ids outside the vocabulary, or more than the context holds.
+            BundleError: the graph fails, which is how a graph that contradicts config.json shows.
         """
-        input_ids = np.array(token_ids, np.int64).reshape(1, -1)
-        if not input_ids.size:
-            raise PromptError("there are no tokens to run")
-        if int(input_ids.min()) < 0 or int(input_ids.max()) >= self.shape.vocab_size:
-            raise PromptError(f"token ids must lie in 0..{self.shape.vocab_size - 1}")
+        input_ids = self.check_token_ids(token_ids)
         total = cache.length + input_ids.shape[1]
         cache.reserve(total)
         feeds = {
             contract.INPUT_IDS: input_ids,
-            contract.ATTENTION_MASK: self._ones[:, :total],
-            contract.POSITION_IDS: self._positions[:, cache.length : total],
+            contract.ATTENTION_MASK: np.ones((1, total), np.int64),
+            contract.POSITION_IDS: np.arange(cache.length, total, dtype=np.int64)[None],
             contract.NUM_LOGITS_TO_KEEP: np.array(num_logits_to_keep, np.int64),
         }
-        logits = self._run_in_place(feeds, cache) if self.in_place else self._run_growing(feeds, cache)
+        try:
+            logits = self._run_in_place(feeds, cache) if self.in_place else self._run_growing(feeds, cache)
+        except Exception as error:  # noqa: BLE001 - onnxruntime has classes of its own for every fault
+            raise BundleError(f"{self._path} fails in onnxruntime {ort.__version__}: {_reason(error)}") from None
         cache.length = total
         return logits
 
@@ -141,23 +148,38 @@ class DecoderSession:
         result: np.ndarray = logits[0]
         return result
 
-    def _check_contract(self, path: str) -> None:
-        past = [name for layer in range(self.shape.num_hidden_layers) for name in contract.past_names(layer)]
-        required = {contract.INPUT_IDS, contract.ATTENTION_MASK, contract.POSITION_IDS, contract.NUM_LOGITS_TO_KEEP}
+    def _check_contract(self) -> None:
+        layers = range(self.shape.num_hidden_layers)
+        past = [name for layer in layers for name in contract.past_names(layer)]
+        present = [name for layer in layers for name in contract.present_names(layer)]
+        required = {contract.INPUT_IDS, contract.ATTENTION_MASK, contract.POSITION_IDS, contract.NUM_LOGITS_TO_KEEP, *past}
         inputs: dict[str, Any] = {node.name: node.shape for node in self._ort.get_inputs()}
-        missing, extra = sorted({*required, *past} - inputs.keys()), sorted(inputs.keys() - {*required, *past})
-        if missing or extra:
-            raise BundleError(f"{path} breaks the graph contract: missing inputs {missing}, unknown inputs {extra}")
-        found = tuple(inputs[past[0]][1::2])
-        if found != (self.shape.num_key_value_heads, self.shape.head_dim):
-            raise BundleError(f"{path} and config.json disagree on (num_key_value_heads, head_dim): {found}")
+        outputs: dict[str, Any] = {node.name: node.shape for node in self._ort.get_outputs()}
+        for kind, names in (
+            ("missing inputs", required - inputs.keys()),
+            ("unknown inputs", inputs.keys() - required),
+            ("missing outputs", {contract.LOGITS, *present} - outputs.keys()),
+        ):
+            if names:
+                raise BundleError(f"{self._path} breaks the graph contract: {kind} {', '.join(sorted(names))}")
+        for name, found, expected in (
+            ("num_key_value_heads", inputs[past[0]][1], self.shape.num_key_value_heads),
+            ("head_dim", inputs[past[0]][3], self.shape.head_dim),
+            ("vocab_size", outputs[contract.LOGITS][-1], self.shape.vocab_size),
+        ):
+            if isinstance(found, int) and found != expected:  # a symbolic axis is a string
+                raise BundleError(f"{self._path} and config.json disagree on {name}: {found} and {expected}")
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _session_options(threads: int, spin: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = ERRORS_ONLY
+    options.log_severity_level = SILENT
     options.enable_mem_pattern = False  # shapes change at every step: a pattern would be planned and thrown away
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     return options
