@@ -152,7 +152,8 @@ class DecoderSession:
         layers = range(self.shape.num_hidden_layers)
         past = [name for layer in layers for name in contract.past_names(layer)]
         present = [name for layer in layers for name in contract.present_names(layer)]
-        required = {contract.INPUT_IDS, contract.ATTENTION_MASK, contract.POSITION_IDS, contract.NUM_LOGITS_TO_KEEP, *past}
+        required = {*past, contract.INPUT_IDS, contract.ATTENTION_MASK, contract.POSITION_IDS}
+        required.add(contract.NUM_LOGITS_TO_KEEP)
         inputs: dict[str, Any] = {node.name: node.shape for node in self._ort.get_inputs()}
         outputs: dict[str, Any] = {node.name: node.shape for node in self._ort.get_outputs()}
         for kind, names in (
