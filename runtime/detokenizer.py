@@ -31,6 +31,8 @@ class Detokenizer:
 
     def push(self, token_id: int) -> str:
         """The text that this id completes; empty while a character is unfinished."""
+        if self._tokenizer.is_silent(token_id):  # it does not even end a run of byte tokens
+            return ""
         self._window.append(token_id)
         text = self._tokenizer.decode(self._window)
         unfinished = text.endswith(REPLACEMENT) or token_id in self._tokenizer.byte_tokens

@@ -32,6 +32,9 @@ class Tokenizer:
             token_id for byte in range(256) if (token_id := self._tokenizer.token_to_id(f"<0x{byte:02X}>")) is not None
         )
 
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special_token_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text, with the special tokens that the tokenizer itself puts around it (a BOS, say).
 
@@ -55,6 +58,10 @@ class Tokenizer:
         """Text of token ids, special tokens left out. Bytes that are no UTF-8 become U+FFFD."""
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text
+
+    def is_silent(self, token_id: int) -> bool:
+        """Whether `decode` leaves this id out: a special token, or one beyond the vocabulary (a padded model's)."""
+        return token_id in self._special_token_ids or self._tokenizer.id_to_token(token_id) is None
 
     def token_id(self, token: str) -> int | None:
         """The id of a token by its exact spelling, such as `<|im_end|>`."""
