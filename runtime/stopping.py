@@ -8,7 +8,7 @@ from runtime.errors import OptionError
 
 
 class StopStrings:
-    """Passes text on until one of the stop strings appears.
+    """Passes text on until one of the stop strings appears: the one that is complete first, however the text is cut.
 
     Text that may be the beginning of a stop string is held back until it is known not to be.
 
@@ -28,10 +28,11 @@ class StopStrings:
         if not self._stops:
             return text
         pending = self._held + text
-        positions = [position for stop in self._stops if (position := pending.find(stop)) >= 0]
-        if positions:
+        found = [(start + len(stop), start) for stop in self._stops if (start := pending.find(stop)) >= 0]
+        if found:
+            _, start = min(found)  # of those that end together, the longest
             self.found, self._held = True, ""
-            return pending[: min(positions)]
+            return pending[:start]
         kept = max(self._overlap(pending, stop) for stop in self._stops)
         self._held = pending[len(pending) - kept :]
         return pending[: len(pending) - kept]
