@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -18,9 +19,12 @@ def run_to_exit_code(command: Callable[[], None], *, user_errors: tuple[type[Exc
         command: what to run.
         user_errors: classes beside SmolTextError whose message is meant for the user.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows `?`, not a traceback
     try:
         command()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # `>&-` leaves none
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader (`| head`) has left: Python's own flush at exit must not complain about it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -28,8 +32,8 @@ def run_to_exit_code(command: Callable[[], None], *, user_errors: tuple[type[Exc
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        if not isinstance(error, (SmolTextError, OSError, *user_errors)):
+        if not isinstance(error, (SmolTextError, OSError, MemoryError, *user_errors)):
             raise  # a fault of ours: its traceback is what we need to see
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).split()) or type(error).__name__, file=sys.stderr)
         return FAILED
     return 0
