@@ -62,8 +62,8 @@ def bench(args: argparse.Namespace) -> None:
     """A row for each precision asked for, as a table or as JSON."""
     bundle = Bundle.open(args.bundle, revision=args.revision)
     context = bundle.shape.max_position_embeddings
-    prompt_tokens = args.prompt_tokens or min(DEFAULT_BENCH_PROMPT_TOKENS, context // 2)
-    new_tokens = args.new_tokens or min(DEFAULT_BENCH_NEW_TOKENS, context // 4)
+    prompt_tokens = min(DEFAULT_BENCH_PROMPT_TOKENS, context // 2) if args.prompt_tokens is None else args.prompt_tokens
+    new_tokens = min(DEFAULT_BENCH_NEW_TOKENS, context // 4) if args.new_tokens is None else args.new_tokens
     names = [args.precision] if args.precision else list(bundle.precisions)
     rows = []
     for name in names:
@@ -94,7 +94,7 @@ def _read_prompt(prompt: str) -> str:
     try:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise PromptError(f"stdin is not UTF-8 text: {error}") from None
+        raise _not_utf8(error) from None
 
 
 def _generation_to_dict(prompt: str, result: Generation) -> dict[str, Any]:
@@ -117,6 +117,12 @@ def _ask() -> str | None:
         return input("> " if sys.stdin.isatty() else "")
     except EOFError:
         return None
+    except UnicodeDecodeError as error:
+        raise _not_utf8(error) from None
+
+
+def _not_utf8(error: UnicodeDecodeError) -> PromptError:
+    return PromptError(f"stdin is not UTF-8 text: {error}")
 
 
 def _bench_table(rows: list[BenchRow]) -> str:
