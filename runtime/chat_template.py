@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from runtime.bundle import Bundle, read_json
@@ -36,6 +37,8 @@ class ChatTemplate:
         try:
             text: str = self._template.render(
                 messages=[dict(message) for message in messages],
+                tools=None,  # there, though none: templates ask `tools is not none`
+                documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **self._tokens,
             )
@@ -46,9 +49,13 @@ class ChatTemplate:
 
 def _source(bundle: Bundle, settings: Mapping[str, Any]) -> str:
     path = bundle.folder / "chat_template.jinja"
-    source = path.read_text(encoding="utf-8") if path.is_file() else settings.get("chat_template")
+    try:
+        source = path.read_text(encoding="utf-8") if path.is_file() else settings.get("chat_template")
+    except UnicodeDecodeError as error:
+        raise ChatTemplateError(f"{path} is not UTF-8 text: {error}") from None
     if isinstance(source, list):  # several named templates
-        source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
+        named = (entry for entry in source if isinstance(entry, dict))
+        source = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
     if not isinstance(source, str):
         raise ChatTemplateError(
             f"{bundle.folder} has no chat template: its model was not trained to chat; use `generate` to continue text"
@@ -66,13 +73,17 @@ def _compile(source: str) -> Any:
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
 
-    def to_json(value: Any, indent: int | None = None) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent)
+    def to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+    def strftime_now(layout: str) -> str:
+        return datetime.now().astimezone().strftime(layout)
 
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = strftime_now
     environment.filters["tojson"] = to_json
     try:
         return environment.from_string(source)
@@ -81,4 +92,4 @@ def _compile(source: str) -> Any:
 
 
 def _token_text(token: Any) -> str:
-    return token["content"] if isinstance(token, dict) else str(token)
+    return str(token.get("content", "")) if isinstance(token, dict) else str(token)
