@@ -23,7 +23,7 @@ PRECISION_FILES = {
     "fp16": "model_fp16.onnx",
     "fp32": "model.onnx",
 }
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # not ../name, which is a path
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Bundle:
             folder=folder,
             shape=_shape(folder, config),
             precisions=precisions,
-            bos_token_id=generation.get("bos_token_id", config.get("bos_token_id")),
-            eos_token_ids=_token_ids(generation.get("eos_token_id", config.get("eos_token_id"))),
+            bos_token_id=next(iter(_token_ids(folder, "bos_token_id", generation, config)), None),
+            eos_token_ids=frozenset(_token_ids(folder, "eos_token_id", generation, config)),
             manifest=manifest,
         )
 
@@ -109,7 +109,7 @@ def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BundleError(f"{path.parent} is not a bundle: it has no {path.name}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not readable JSON: {error}") from None
     if not isinstance(value, dict):
         raise BundleError(f"{path} holds a JSON {type(value).__name__}, not an object")
@@ -118,22 +118,31 @@ def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
 
 def _resolve(name: str | Path, revision: str | None) -> Path:
     folder = Path(name)
-    if folder.is_dir():
-        return folder
-    if folder.exists():
+    try:
+        if folder.is_dir():
+            return folder
+        is_other = folder.exists()
+    except OSError as error:  # a name that no file can have
+        raise BundleNotFoundError(f"there is no folder {name}: {error.strerror}") from None
+    if is_other:
         raise BundleError(f"{name} is a file; a bundle is a folder with config.json and onnx/")
     if isinstance(name, Path) or not HUB_ID.fullmatch(name):
         raise BundleNotFoundError(f"there is no folder {name}; give a bundle's folder or its Hub id")
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+        )
     except ImportError:
         raise MissingDependencyError(
             f"there is no folder {name}; to fetch it from the Hub: pip install huggingface_hub"
         ) from None
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.jinja", "onnx/*"]))
-    except RepositoryNotFoundError:
+    except (RepositoryNotFoundError, HFValidationError):
         raise BundleNotFoundError(f"there is neither a folder nor a Hub repository {name}") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -150,27 +159,36 @@ def _shape(folder: Path, config: Mapping[str, Any]) -> ModelShape:
             head_dim=config.get("head_dim") or config["hidden_size"] // heads,
             max_position_embeddings=config["max_position_embeddings"],
         )
-    except (KeyError, TypeError, ZeroDivisionError) as error:
+    except KeyError as error:
         raise BundleError(f"{folder / 'config.json'} lacks {error}") from None
+    except (TypeError, ZeroDivisionError):
+        raise BundleError(f"{folder / 'config.json'}: hidden_size and num_attention_heads must be numbers") from None
     if not all(isinstance(size, int) and size > 0 for size in vars(shape).values()):
         raise BundleError(f"{folder / 'config.json'}: every size must be a positive integer: {shape}")
     return shape
 
 
-def _token_ids(value: Any) -> frozenset[int]:
-    if value is None:
-        return frozenset()
-    return frozenset(value if isinstance(value, list) else [value])
+def _token_ids(folder: Path, name: str, generation: Mapping[str, Any], config: Mapping[str, Any]) -> list[int]:
+    """One id or several, as `generation_config.json` says, or else `config.json`."""
+    value = config.get(name) if generation.get(name) is None else generation[name]
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(token_id, int) and token_id >= 0 for token_id in ids):
+        raise BundleError(f"{folder}: {name} must be a token id or a list of them, not {value!r}")
+    return ids
 
 
 def _check_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Finds a download that was cut off, at no cost; `python -m export inspect` compares the hashes too."""
-    for name, entry in manifest.get("files", {}).items():
+    try:
+        expected = {name: int(entry["bytes"]) for name, entry in manifest.get("files", {}).items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise BundleError(f"{folder / MANIFEST} is broken: files must be name -> {{bytes, sha256}}") from None
+    for name, size in expected.items():
         path = folder / name
         if not path.is_file():
             raise BundleError(f"{folder} is incomplete: its manifest lists {name}, which is not there")
-        if path.stat().st_size != entry["bytes"]:
+        if path.stat().st_size != size:
             raise BundleError(
-                f"{path} has {path.stat().st_size:,} bytes, the manifest says {entry['bytes']:,}: "
+                f"{path} has {path.stat().st_size:,} bytes, the manifest says {size:,}: "
                 "it was changed or cut off; export or fetch the bundle again"
             )
