@@ -1,0 +1,109 @@
+"""A generation as the page sees it: the text so far and what it costs, a few times a second.
+
+Knows no gradio. Nothing is computed unless the next piece is asked for: a visitor who leaves costs nothing more, for
+nobody iterates any longer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from app.models import Models
+from runtime.language_model import Chunk, Generation
+from runtime.sampling_options import SamplingOptions
+
+# A browser shows no more than this, and a small model makes tokens faster than a page can be sent.
+UPDATE_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a visitor asks for.
+
+    Attributes:
+        prompt: the text to continue; empty starts from the BOS token.
+        precision: one of the bundle's.
+        max_new_tokens: cut to what the context has room for.
+        stop_strings: end before any of these.
+        sampling: how tokens are drawn.
+    """
+
+    prompt: str
+    precision: str
+    max_new_tokens: int
+    stop_strings: tuple[str, ...]
+    sampling: SamplingOptions
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A generation at one moment.
+
+    Attributes:
+        request: what was asked for.
+        limit_tokens: how many new tokens there will be at most: max_new_tokens, or less where the context is full.
+        generation: the new text so far and its cost. The times are the model's alone, without the page's.
+        finish_reason: None while it runs; "cancelled" where the visitor pressed Stop.
+    """
+
+    request: Request
+    limit_tokens: int
+    generation: Generation
+    finish_reason: Literal["stop", "length", "cancelled"] | None = None
+
+
+def stream(
+    models: Models, request: Request, stop: threading.Event, *, update_seconds: float = UPDATE_SECONDS
+) -> Iterator[Progress]:
+    """Continue the prompt: the first token at once, then an update at most every so often, the last with the end.
+
+    Args:
+        models: what computes.
+        request: what to compute.
+        stop: once set, by another thread, no further token is computed.
+        update_seconds: the time between two updates at least.
+
+    Raises:
+        SmolTextError: the request cannot be met; says why.
+    """
+    model = models.get(request.precision)
+    prompt_ids = model.tokenizer.encode(request.prompt)
+    room = models.bundle.shape.max_position_embeddings - len(prompt_ids)
+    # Without any room the runtime says what is wrong with the prompt, so it is asked for one token in any case.
+    limit = max(1, min(request.max_new_tokens, room))
+    chunks = model.stream(
+        prompt_ids, sampling=request.sampling, max_new_tokens=limit, stop_strings=request.stop_strings
+    )
+    generation = Generation(prompt_tokens=len(prompt_ids))
+    shown_seconds = float("-inf")
+    while not stop.is_set():
+        with models.lock:
+            started_seconds = time.perf_counter()
+            chunk = next(chunks)
+            now_seconds = time.perf_counter()
+        _add(generation, chunk, now_seconds - started_seconds)
+        if chunk.finish_reason or now_seconds - shown_seconds >= update_seconds:
+            shown_seconds = now_seconds
+            yield Progress(request, limit, _copy(generation), chunk.finish_reason)
+        if chunk.finish_reason:
+            return
+    yield Progress(request, limit, generation, "cancelled")
+
+
+def _add(generation: Generation, chunk: Chunk, seconds: float) -> None:
+    generation.text += chunk.text
+    if chunk.token_id is None:
+        return
+    if generation.token_ids:
+        generation.decode_seconds += seconds
+    else:
+        generation.time_to_first_token_seconds = seconds
+    generation.token_ids.append(chunk.token_id)
+
+
+def _copy(generation: Generation) -> Generation:
+    return replace(generation, token_ids=list(generation.token_ids))

@@ -1,0 +1,44 @@
+"""The models behind the page: one bundle, each of its precisions opened when first asked for, and kept."""
+
+from __future__ import annotations
+
+import threading
+
+from runtime.bundle import Bundle
+from runtime.language_model import LanguageModel
+from runtime.session import DecoderSession
+from runtime.tokenizer import Tokenizer
+
+
+class Models:
+    """A bundle's precisions, over one tokenizer.
+
+    Attributes:
+        bundle: what they come from.
+        lock: held while a model is opened or computes a token. The page's queue lets one visitor in at a time, but a
+            cancelled visitor's last token may still be under way when the next one begins, and a session is not made
+            for two at once.
+
+    Raises:
+        BundleError: the bundle's tokenizer is not sound.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        self.bundle = bundle
+        self.lock = threading.Lock()
+        self._threads = threads
+        self._tokenizer = Tokenizer(bundle)
+        self._open: dict[str, LanguageModel] = {}
+
+    def get(self, precision: str) -> LanguageModel:
+        """The model in a precision. Raises OptionError where there is none, BundleError where it cannot be opened."""
+        with self.lock:
+            if precision not in self._open:
+                session = DecoderSession(self.bundle, precision, threads=self._threads)
+                self._open[precision] = LanguageModel(self.bundle, session, self._tokenizer)
+            return self._open[precision]
+
+    def file_bytes(self, precision: str) -> int:
+        """Size of a precision's graph and the weights beside it."""
+        graph = self.bundle.model_file(precision)
+        return sum(path.stat().st_size for path in graph.parent.glob(f"{graph.name}*"))
