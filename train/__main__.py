@@ -36,9 +36,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     tokenizer.add_argument("source", metavar="SOURCE", help="a UTF-8 text file, or `stories`")
     tokenizer.add_argument("--out", type=Path, required=True, help="the folder to write tokenizer.json and its kin to")
-    tokenizer.add_argument("--vocab-size", type=int, default=2048, help="tokens at most (default %(default)s)")
-    tokenizer.add_argument("--max-length", type=int, default=256, help="the model's context (default %(default)s)")
-    tokenizer.add_argument("--documents", type=int, default=10_000, help="of `stories` (default %(default)s)")
+    tokenizer.add_argument("--vocab-size", type=_positive, default=2048, help="tokens at most (default %(default)s)")
+    tokenizer.add_argument(
+        "--max-length", type=_positive, default=256, help="the model's context (default %(default)s)"
+    )
+    tokenizer.add_argument("--documents", type=_positive, default=10_000, help="of `stories` (default %(default)s)")
     tokenizer.add_argument("--seed", type=int, default=0, help="of `stories` (default %(default)s)")
 
     plot = _command(subparsers, commands.plot, "python -m train plot runs/a runs/b --out curves.png")
@@ -46,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     plot.add_argument("--out", type=Path, required=True, help="the PNG to write")
 
     stories = _command(subparsers, commands.stories, "python -m train stories --count 3 --seed 7")
-    stories.add_argument("--count", type=int, default=1, help="how many (default %(default)s)")
+    stories.add_argument("--count", type=_positive, default=1, help="how many (default %(default)s)")
     stories.add_argument("--seed", type=int, default=0, help="which ones (default %(default)s)")
     return parser
 
@@ -61,6 +63,13 @@ def _command(subparsers: argparse._SubParsersAction, function: Callable, example
     return parser
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; a user's mistake is one line on stderr and exit code 1."""
     arguments = build_parser().parse_args(argv)
@@ -68,9 +77,12 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         code: int = arguments.function(arguments)
-    except ModelError as error:
+    except (ModelError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return commands.INTERRUPTED
     return code
 
 

@@ -35,12 +35,13 @@ def resume(arguments: Namespace) -> int:
 
 def tokenizer(arguments: Namespace) -> int:
     """Train a tokenizer."""
-    from train.config import DataSection
+    from train.config import DataSection, TokenizerSection
     from train.corpus import read_texts
     from train.tokenizer import save_tokenizer, train_tokenizer
 
+    vocab_size = TokenizerSection(vocab_size=arguments.vocab_size).vocab_size  # checks it
     texts = read_texts(DataSection(source=arguments.source, documents=arguments.documents), arguments.seed)
-    trained = train_tokenizer([*texts.train, *texts.held_out], arguments.vocab_size)
+    trained = train_tokenizer([*texts.train, *texts.held_out], vocab_size)
     files = save_tokenizer(trained, arguments.out, max_length=arguments.max_length)
     _say(f"wrote a tokenizer of {trained.get_vocab_size()} tokens to {arguments.out}")
     if arguments.json:

@@ -109,15 +109,16 @@ class ScheduleSection:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSection:
-    """What happens beside the steps. Zero switches one off."""
+    """How the machine is used, and what happens every so many steps: 0 for never."""
 
     seed: int = 0  # of the weights, of the stories and of the order of rows
+    threads: int = 0  # of the CPU; 0 leaves the choice to torch
     evaluate_every: int = 500
     sample_every: int = 500
     save_every: int = 500
 
     def __post_init__(self) -> None:
-        for name in ("seed", "evaluate_every", "sample_every", "save_every"):
+        for name in ("seed", "threads", "evaluate_every", "sample_every", "save_every"):
             _check(getattr(self, name) >= 0, f"run.{name} must not be negative")
 
 

@@ -64,6 +64,8 @@ def _tokenizer(section: TokenizerSection, texts: Texts) -> Tokenizer:
 
 
 def _assemble(recipe: Recipe, folder: RunFolder, texts: Texts, tokenizer: Tokenizer) -> Run:
+    if recipe.run.threads:
+        torch.set_num_threads(recipe.run.threads)
     torch.manual_seed(recipe.run.seed)
     model = _model(recipe.model, tokenizer)
     context = recipe.data.context

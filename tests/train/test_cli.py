@@ -89,6 +89,7 @@ def test_a_tokenizer_is_trained_from_a_file(tmp_path, capsys):
         (["resume", "nowhere"], "nowhere is not the folder of a run"),
         (["plot", "nowhere", "--out", "x.png"], "metrics.jsonl cannot be read"),
         (["tokenizer", "nowhere.txt", "--out", "x"], "nowhere.txt cannot be read"),
+        (["tokenizer", "stories", "--out", "x", "--vocab-size", "200"], "vocab_size must be above 256"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_one(arguments, complaint, capsys, tmp_path, monkeypatch):
@@ -102,7 +103,10 @@ def test_a_mistake_is_one_line_and_exit_code_one(arguments, complaint, capsys, t
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["run"], ["run", "stories-tiny"], ["stories", "--count", "many"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["fly"], ["run"], ["run", "stories-tiny"], ["stories", "--count", "many"], ["stories", "--count", "0"]],
+)
 def test_wrong_usage_is_exit_code_two(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
