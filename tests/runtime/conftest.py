@@ -1,0 +1,44 @@
+"""Bundles to break, and models to run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from runtime import LanguageModel
+from runtime.tokenizer import Tokenizer
+from tests.runtime.files import edit_json
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_bundle: Path) -> LanguageModel:
+    return LanguageModel.load(tiny_bundle, precision="fp32", threads=1)
+
+
+@pytest.fixture
+def broken_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny bundle to break. Its manifest lists no files, so that what is broken is not found by size."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, folder)
+    edit_json(folder / "manifest.json", files={})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizers(tiny_bundle: Path, request: pytest.FixtureRequest) -> Callable[[str], Tokenizer]:
+    """The tokenizer of a name: byte-level (tiny, and SmolLM2's) or SentencePiece-like with byte fallback (stories)."""
+
+    def load(name: str) -> Tokenizer:
+        folders = {"stories260k": "stories260k", "smollm2": "smollm2-tokenizer"}
+        folder = request.getfixturevalue("shared_data") / folders[name] if name in folders else tiny_bundle
+        config = json.loads((folder / "config.json").read_text())
+        # A tokenizer needs no graph, so these need not be whole bundles.
+        shape = SimpleNamespace(vocab_size=config["vocab_size"])
+        return Tokenizer(SimpleNamespace(folder=folder, shape=shape, bos_token_id=config["bos_token_id"]))
+
+    return load

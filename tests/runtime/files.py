@@ -1,0 +1,13 @@
+"""Files of a bundle, changed so that they are wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    """Change keys of a JSON object; None takes one out."""
+    value = json.loads(path.read_text()) if path.is_file() else {}
+    value |= changes
+    path.write_text(json.dumps({name: entry for name, entry in value.items() if entry is not None}))
