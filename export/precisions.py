@@ -52,8 +52,8 @@ PRECISIONS = {
         ),
         Precision(
             "q8",
-            "8-bit weights, one scale a channel, activations quantized a tensor at a time (onnxruntime's dynamic "
-            "quantization): fastest prefill",
+            "8-bit weights, one scale a channel, activations quantized a tensor (where it matters a token) at a time "
+            "(onnxruntime's dynamic quantization): fastest prefill",
             lambda _: DynamicInt8(),
         ),
     )

@@ -18,6 +18,11 @@ from export.quantize import quantize_blockwise, quantize_per_channel
 
 # MatMulNBits with accuracy_level 4 quantizes the activations, block by block, and multiplies integers.
 INTEGER_PRODUCTS = 4
+# The layers whose inputs differ in size from token to token: the gated product, which has heavy tails, and the head.
+# The others read normalized rows or averages of values, and gain nothing (docs/decisions/0005).
+TOKENS_DIFFER = ("down_proj", "embed_tokens", "lm_head")
+# Stands in for the magnitude of a token whose inputs are all zero.
+TINY = np.array([1e-30], np.float32)
 
 
 @dataclass(frozen=True)
@@ -136,14 +141,27 @@ class BlockwiseInt8:
 
 
 class DynamicInt8:
-    """onnxruntime's quantize_dynamic: int8 weights with a scale a channel, activations with one scale a tensor.
+    """onnxruntime's quantize_dynamic, done right: int8 weights with a scale a channel, activations scaled at run time.
 
     Unlike that tool it quantizes the head too, and reads the embedding from the head's bytes: the tool leaves a tied
-    head in float32 behind a Transpose.
+    head in float32 behind a Transpose. And where the activations of some tokens are many times those of others, each
+    token gets its own scale, so that one outlier does not cost the others their precision.
     """
 
     def linear(self, builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
         """DynamicQuantizeLinear, MatMulInteger and a rescaling; onnxruntime fuses them into DynamicQuantizeMatMul."""
+        if not weight.name.endswith(TOKENS_DIFFER):
+            return _add_bias(builder, self._product(builder, x, weight), weight)
+        # Divided by its largest magnitude, every token spans [-1, 1]: one scale a tensor is then one scale a token.
+        prefix = weight.name
+        magnitudes = builder.op("Abs", [x], name=f"{prefix}/Abs")
+        last_axis = builder.constant("axis.last", np.array([-1], np.int64))
+        largest = builder.op("ReduceMax", [magnitudes, last_axis], name=f"{prefix}/ReduceMax", keepdims=1)
+        positive = builder.op("Max", [largest, builder.constant("tiny", TINY)], name=f"{prefix}/Max")
+        product = self._product(builder, builder.op("Div", [x, positive], name=f"{prefix}/Div"), weight)
+        return _add_bias(builder, builder.op("Mul", [product, positive], name=f"{prefix}/Mul_token"), weight)
+
+    def _product(self, builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
         prefix = weight.name
         matrix, scales = self._quantized(builder, weight)
         quantized, x_scale, x_zero_point = builder.op(
@@ -152,7 +170,7 @@ class DynamicInt8:
         product = builder.op("MatMulInteger", [quantized, matrix, x_zero_point], name=f"{prefix}/MatMulInteger")
         product = builder.op("Cast", [product], name=f"{prefix}/Cast", to=ir.DataType.FLOAT)
         scale = builder.op("Mul", [x_scale, scales], name=f"{prefix}/Scale")
-        return _add_bias(builder, builder.op("Mul", [product, scale], name=f"{prefix}/Rescale"), weight)
+        return builder.op("Mul", [product, scale], name=f"{prefix}/Rescale")
 
     def embedding(self, builder: GraphBuilder, input_ids: ir.Value, table: Weight) -> ir.Value:
         """Columns of the head's [hidden_size, vocab_size] matrix, times their scales."""
