@@ -82,6 +82,25 @@ def test_the_pieces_of_a_stream_join_to_the_text_of_its_ids(prompt, tiny_model):
         assert prompt + result.text == tiny_model.tokenizer.decode(prompt_ids + result.token_ids)
 
 
+def test_a_word_that_continues_the_prompt_keeps_its_space(stories260k_bundle):
+    model = LanguageModel.load(stories260k_bundle, precision="fp32")
+    for prompt in ("Once upon a", "Lily saw", "Tom had a red"):
+        result = model.generate(prompt, sampling=GREEDY, max_new_tokens=8)
+        ids = model.tokenizer.encode(prompt) + result.token_ids
+        assert prompt + result.text == model.tokenizer.decode(ids)
+        assert result.text.startswith(" ")
+
+
+def test_what_was_held_back_for_a_stop_string_comes_at_the_end(tiny_model):
+    options = {"sampling": GREEDY, "max_new_tokens": 20, "stop_token_ids": ()}
+    whole = tiny_model.generate("the mouse", **options)
+    held = tiny_model.generate("the mouse", **options, stop_strings=[whole.text[-3:] + " and what never comes"])
+    assert held.text == whole.text
+    assert held.finish_reason == "length"
+    stop = tiny_model.generate("the mouse", **(options | {"stop_token_ids": whole.token_ids[-1:]}), stop_strings=["?!"])
+    assert stop.text == tiny_model.tokenizer.decode(stop.token_ids)
+
+
 def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(tiny_model):
     def tokens(seed):
         sampling = SamplingOptions(temperature=1.0, seed=seed)
