@@ -55,13 +55,24 @@ class GraphBuilder:
         """An initializer from numbers at hand; the same name gives the same initializer again."""
         return self._initializer(name, lambda: ir.tensor(np.ascontiguousarray(array), name=name))
 
-    def lazy_constant(self, name: str, shape: Sequence[int], load: Callable[[], np.ndarray]) -> ir.Value:
-        """A float32 initializer whose numbers are read when the file is written, so that they never pile up."""
+    def once(self, op_type: str, inputs: Sequence[ir.Value | None], *, name: str, **attributes: Any) -> ir.Value:
+        """`op`, but the node of this name that is there already if there is one."""
+        known: ir.Value | None = next((node.outputs[0] for node in self.graph if node.name == name), None)
+        return known if known is not None else self.op(op_type, inputs, name=name, **attributes)
+
+    def lazy_constant(
+        self,
+        name: str,
+        shape: Sequence[int],
+        load: Callable[[], np.ndarray],
+        dtype: ir.DataType = ir.DataType.FLOAT,
+    ) -> ir.Value:
+        """An initializer of floats whose numbers are read when the file is written, so that they never pile up."""
 
         def tensor() -> ir.LazyTensor:
             return ir.LazyTensor(
-                lambda: ir.tensor(np.ascontiguousarray(load()), name=name),
-                dtype=ir.DataType.FLOAT,
+                lambda: ir.tensor(np.ascontiguousarray(load(), dtype.numpy()), name=name),
+                dtype=dtype,
                 shape=ir.Shape(shape),
                 name=name,
             )

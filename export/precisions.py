@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import onnx_ir as ir
+
 from export.errors import ExportError
-from export.weight_formats import BlockwiseInt8, DynamicInt8, Float32, WeightFormat
+from export.weight_formats import Blockwise, DynamicInt8, Float, Mixed, WeightFormat
 from model import ModelConfig
 from runtime.bundle import PRECISION_FILES
 
-DEFAULT_PRECISIONS = ("fp32", "int8", "q8")
 # Narrow rows have few blocks to spread an outlier over, and cost little: they get the finer scales.
 WIDE_HIDDEN_SIZE = 512
 BLOCK_SIZE, NARROW_BLOCK_SIZE = 64, 16
+# Four bits need finer scales than eight.
+Q4_BLOCK_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,34 @@ def int8_block_size(config: ModelConfig) -> int:
     return BLOCK_SIZE if config.hidden_size >= WIDE_HIDDEN_SIZE else NARROW_BLOCK_SIZE
 
 
+def _four_bits(config: ModelConfig) -> WeightFormat:
+    """The table keeps 8 bits: it is read twice, as embedding and as head, whose errors go straight into the logits."""
+    table = Blockwise(int8_block_size(config))
+    return Mixed(
+        Blockwise(min(Q4_BLOCK_SIZE, int8_block_size(config)), bits=4), {"embed_tokens": table, "lm_head": table}
+    )
+
+
 PRECISIONS = {
     precision.name: precision
     for precision in (
-        Precision("fp32", "32-bit floats: the reference", lambda _: Float32()),
+        Precision("fp32", "32-bit floats: the reference", lambda _: Float()),
+        Precision("fp16", "16-bit floats on disk, computed as 32-bit ones", lambda _: Float(ir.DataType.FLOAT16)),
         Precision(
             "int8",
             "8-bit weights, one scale a block, activations quantized a block at a time (MatMulNBits): the default",
-            lambda config: BlockwiseInt8(int8_block_size(config)),
+            lambda config: Blockwise(int8_block_size(config)),
         ),
         Precision(
             "q8",
             "8-bit weights, one scale a channel, activations quantized a tensor (where it matters a token) at a time "
             "(onnxruntime's dynamic quantization): fastest prefill",
             lambda _: DynamicInt8(),
+        ),
+        Precision(
+            "q4",
+            "4-bit weights, one scale a block; the vocabulary table in 8 bits: the smallest",
+            _four_bits,
         ),
     )
 }

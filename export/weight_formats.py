@@ -6,13 +6,14 @@ head from one initializer. To add a precision, add a class here and a line in `p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
 
+from export.errors import ExportError
 from export.graph_builder import MICROSOFT, GraphBuilder
 from export.quantize import quantize_blockwise, quantize_per_channel
 
@@ -52,13 +53,20 @@ class WeightFormat(Protocol):
         """x [..., hidden_size] -> [..., vocab_size], read from the embedding's own initializer."""
 
 
-class Float32:
-    """Plain matrices, transposed once at export into the [in, out] layout that MatMul reads."""
+@dataclass(frozen=True)
+class Float:
+    """Plain matrices, transposed once at export into the [in, out] layout that MatMul reads.
+
+    Stored as float32 or float16; computed in float32 either way, for that is what CPUs are fast in: the Cast of a
+    float16 constant is folded when the graph is loaded.
+    """
+
+    stored: ir.DataType = ir.DataType.FLOAT
 
     def linear(self, builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
         """MatMul (and Add)."""
         shape = (weight.in_features, weight.out_features)
-        matrix = builder.lazy_constant(f"{weight.name}.weight", shape, lambda: weight.load().T)
+        matrix = self._constant(builder, weight, shape, lambda: weight.load().T)
         return _add_bias(builder, builder.op("MatMul", [x, matrix], name=f"{weight.name}/MatMul"), weight)
 
     def embedding(self, builder: GraphBuilder, input_ids: ir.Value, table: Weight) -> ir.Value:
@@ -70,16 +78,32 @@ class Float32:
         matrix = self._table(builder, table)
         return builder.op("FusedMatMul", [x, matrix], name="lm_head/FusedMatMul", domain=MICROSOFT, transB=1)
 
-    @staticmethod
-    def _table(builder: GraphBuilder, table: Weight) -> ir.Value:
-        return builder.lazy_constant(f"{table.name}.weight", (table.out_features, table.in_features), table.load)
+    def _table(self, builder: GraphBuilder, table: Weight) -> ir.Value:
+        return self._constant(builder, table, (table.out_features, table.in_features), table.load)
+
+    def _constant(
+        self, builder: GraphBuilder, weight: Weight, shape: tuple[int, int], load: Callable[[], np.ndarray]
+    ) -> ir.Value:
+        def load_in_range() -> np.ndarray:
+            matrix = load()
+            if np.abs(matrix).max() > np.finfo(self.stored.numpy()).max:
+                raise ExportError(
+                    f"{weight.name}.weight holds numbers beyond float16's range; export it as fp32 or int8"
+                )
+            return matrix
+
+        constant = builder.lazy_constant(f"{weight.name}.weight", shape, load_in_range, self.stored)
+        if self.stored == ir.DataType.FLOAT:
+            return constant
+        return builder.once("Cast", [constant], name=f"{weight.name}/Cast", to=ir.DataType.FLOAT)
 
 
 @dataclass(frozen=True)
-class BlockwiseInt8:
+class Blockwise:
     """One scale a block of weights; the activations are quantized at run time, one scale a block of theirs."""
 
     block_size: int
+    bits: int = 8
 
     def linear(self, builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
         """MatMulNBits, which takes the bias too."""
@@ -93,7 +117,7 @@ class BlockwiseInt8:
             domain=MICROSOFT,
             K=weight.in_features,
             N=weight.out_features,
-            bits=8,
+            bits=self.bits,
             block_size=self.block_size,
             accuracy_level=INTEGER_PRODUCTS,
         )
@@ -113,7 +137,7 @@ class BlockwiseInt8:
             [quantized, input_ids, scales_3d],
             name=f"{table.name}/GatherBlockQuantized",
             domain=MICROSOFT,
-            bits=8,
+            bits=self.bits,
             block_size=self.block_size,
             gather_axis=0,
             quantize_axis=2,
@@ -135,7 +159,7 @@ class BlockwiseInt8:
         names = f"{weight.name}.weight_quantized", f"{weight.name}.weight_scales"
         known = builder.graph.initializers
         if names[0] not in known:
-            for name, array in zip(names, quantize_blockwise(weight.load(), self.block_size), strict=True):
+            for name, array in zip(names, quantize_blockwise(weight.load(), self.block_size, self.bits), strict=True):
                 builder.constant(name, array)
         return known[names[0]], known[names[1]]
 
@@ -196,6 +220,35 @@ class DynamicInt8:
             for name, array in zip(names, quantize_per_channel(weight.load()), strict=True):
                 builder.constant(name, array)
         return known[names[0]], known[names[1]]
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """One format for most weights and others for some.
+
+    Attributes:
+        usual: for whatever has no exception.
+        exceptions: the end of a weight's name (`embed_tokens`, `0.mlp.down_proj`) -> its format.
+    """
+
+    usual: WeightFormat
+    exceptions: Mapping[str, WeightFormat]
+
+    def linear(self, builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
+        """As the weight's own format has it."""
+        return self._format(weight).linear(builder, x, weight)
+
+    def embedding(self, builder: GraphBuilder, input_ids: ir.Value, table: Weight) -> ir.Value:
+        """As the table's own format has it."""
+        return self._format(table).embedding(builder, input_ids, table)
+
+    def tied_head(self, builder: GraphBuilder, x: ir.Value, table: Weight) -> ir.Value:
+        """As the table's own format has it."""
+        return self._format(table).tied_head(builder, x, table)
+
+    def _format(self, weight: Weight) -> WeightFormat:
+        matching = (found for end, found in self.exceptions.items() if weight.name.endswith(end))
+        return next(matching, self.usual)
 
 
 def _add_bias(builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:

@@ -95,6 +95,16 @@ def test_broken_weights_leave_no_bundle(checkpoint_folder, tmp_path, monkeypatch
     assert sorted(item.name for item in tmp_path.iterdir()) == ["checkpoint"]
 
 
+def test_weights_beyond_the_range_of_float16_are_refused_for_fp16_alone(checkpoint_folder, tmp_path):
+    path = checkpoint_folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.down_proj.weight"][0, 0] = 1e5
+    save_file(tensors, path)
+    export(checkpoint_folder, tmp_path / "fp32", "fp32,int8")
+    with pytest.raises(ExportError, match=r"down_proj.*float16"):
+        export(checkpoint_folder, tmp_path / "fp16", "fp16")
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "ctrl-c"])
 def test_an_interrupted_export_leaves_the_bundle_that_was_there(checkpoint_folder, tmp_path, monkeypatch, error):
     out = tmp_path / "bundle"

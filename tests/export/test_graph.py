@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from export.graph import has_fused_rotary
-from export.weight_formats import Float32
+from export.weight_formats import Float
 from runtime import contract
 from tests.export.graphs import BASE, CHANGES, Graph, make_checkpoint, relative_difference
 
@@ -23,7 +23,7 @@ def case(request, tmp_path_factory):
     ids = np.random.default_rng(0).integers(0, BASE["vocab_size"], (BATCH, LENGTH))
     with torch.inference_mode():
         expected = model(torch.tensor(ids)).numpy()
-    return Graph(checkpoint, Float32(), folder / "model.onnx"), ids, expected
+    return Graph(checkpoint, Float(), folder / "model.onnx"), ids, expected
 
 
 def test_prefill(case):
