@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from runtime import Chunk
 from runtime.__main__ import main
 from runtime.bench import BenchRow
 from tests.runtime.files import edit_json
@@ -122,6 +123,20 @@ def test_chat_answers_every_line_of_stdin(run, stdin, tiny_bundle):
     code, out, err = run("chat", tiny_bundle, "--greedy", "--max-new-tokens", "3", "--system", "Be brief.")
     assert (code, err) == (0, "")
     assert out.count("\n") >= 3
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_chat(run, stdin, tiny_bundle, monkeypatch):
+    asked = []
+
+    def interrupted(self, messages, **_):
+        asked.append([message["content"] for message in messages])
+        yield Chunk("half an ans")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("runtime.language_model.LanguageModel.chat", interrupted)
+    stdin(b"one\ntwo\n")
+    assert run("chat", tiny_bundle) == (0, "half an ans [stopped]\n" * 2, "")
+    assert asked == [["one"], ["one", "half an ans", "two"]]
 
 
 def test_chat_without_input_says_nothing(run, stdin, tiny_bundle):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -107,6 +109,17 @@ def test_a_context_beyond_the_graphs_fails_where_it_ends(claimed, in_place, brok
         session.forward([7], cache)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
+
+
+def test_a_context_beyond_the_tables_of_an_unfused_rotary_fails_where_it_ends(stories260k_bundle, tmp_path):
+    shutil.copytree(stories260k_bundle, tmp_path / "bundle")
+    edit_json(tmp_path / "bundle" / "manifest.json", files={})
+    edit_json(tmp_path / "bundle" / "config.json", max_position_embeddings=600)
+    session = opened(tmp_path / "bundle")
+    cache = session.new_cache()
+    session.forward([7] * 512, cache)
+    with pytest.raises(BundleError, match=r"model\.onnx fails in onnxruntime"):
+        session.forward([7], cache)
 
 
 def foreign_graph(path, inputs, outputs):
