@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 # Factors of the plain scale that are tried for 4 bits; beyond them no block of trained weights found a better one.
-SCALE_FACTORS = np.linspace(0.6, 1.2, 25, dtype=np.float32)
+SCALE_FACTORS = np.linspace(0.6, 1.2, 13, dtype=np.float32)
 
 
 def zero_point(bits: int) -> int:

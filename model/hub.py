@@ -9,7 +9,7 @@ from model.errors import CheckpointError, CheckpointNotFoundError
 
 # Weights, configs and tokenizer files; never pickles.
 DOWNLOADED = ("*.safetensors", "*.safetensors.index.json", "*.json", "chat_template.jinja")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # not ../name, which is a path
 
 
 def resolve_checkpoint(name: str | Path, revision: str | None = None) -> Path:
@@ -32,12 +32,17 @@ def resolve_checkpoint(name: str | Path, revision: str | None = None) -> Path:
         raise CheckpointNotFoundError(f"there is no folder {name}; give a checkpoint's folder or its Hub id")
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+        )
     except ImportError:
         raise CheckpointError(f"there is no folder {name}; for the Hub: pip install huggingface_hub") from None
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(DOWNLOADED)))
-    except RepositoryNotFoundError:
+    except (RepositoryNotFoundError, HFValidationError):
         raise CheckpointNotFoundError(f"there is neither a folder nor a Hub repository {name}") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

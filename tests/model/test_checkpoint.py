@@ -146,6 +146,8 @@ def test_an_index_cannot_lead_out_of_the_folder(tmp_path):
 def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path, folder):
     with pytest.raises(CheckpointNotFoundError, match="no folder"):
         Checkpoint(tmp_path / "absent")
+    with pytest.raises(CheckpointNotFoundError, match="no folder"):
+        Checkpoint("../no-such-checkpoint")
     with pytest.raises(CheckpointError, match=r"config\.json"):
         Checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="is a file"):
