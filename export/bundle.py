@@ -5,7 +5,6 @@ The folder is built under a temporary name and takes its place when it is whole.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -19,13 +18,14 @@ from export.coverage import measure_coverage
 from export.errors import ExportError
 from export.graph import build_graph, has_fused_rotary
 from export.graph_builder import OPSET
+from export.manifest import file_entries
 from export.model_card import model_card
 from export.precisions import Precision, int8_block_size
 from export.version import VERSION
 from model import Checkpoint
 from model.files import replacing_folder, write_json, write_text
 from model.parameters import parameter_counts
-from runtime.bundle import MANIFEST, read_json
+from runtime.bundle import MANIFEST
 from runtime.tokenizer import load_tokenizer
 
 # Up to this size the weights lie in the .onnx file itself; above, in a file beside it that is mapped, not parsed.
@@ -80,7 +80,7 @@ def export_bundle(
         if compare is not None:
             manifest["comparison"] = compare(folder)
         write_text(folder / "README.md", model_card(checkpoint.config, manifest))
-        manifest["files"] = _hashes(folder)
+        manifest["files"] = file_entries(folder)
         write_json(folder / MANIFEST, manifest)
     return manifest
 
@@ -160,15 +160,6 @@ def _generation_config(checkpoint: Checkpoint) -> dict[str, Any]:
     return {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
 
 
-def _hashes(folder: Path) -> dict[str, dict[str, Any]]:
-    """File name -> bytes and sha256, for everything but the manifest itself."""
-    entries = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if path.name != MANIFEST:
-            entries[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-    return entries
-
-
 def _check_tokenizer(checkpoint: Checkpoint) -> None:
     vocabulary = load_tokenizer(checkpoint.folder).get_vocab(with_added_tokens=True)
     size, expected = max(vocabulary.values(), default=-1) + 1, checkpoint.config.vocab_size
@@ -189,30 +180,3 @@ def _check_destination(out: Path, checkpoint: Path) -> None:
         raise ExportError(f"--out {out} is a file; choose a folder")
     if any(out.iterdir()) and not (out / MANIFEST).is_file():
         raise ExportError(f"--out {out} holds files that are no bundle; choose another folder, or empty it")
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a bundle of ours. Raises ExportError where there is none."""
-    manifest = read_json(folder / MANIFEST)
-    if not manifest.get("files"):
-        raise ExportError(f"{folder} has no {MANIFEST} of SmolText's")
-    return manifest
-
-
-def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
-    """Names of the files whose SHA-256 is not the manifest's."""
-    return [name for name, entry in manifest["files"].items() if _sha256(folder / name) != entry["sha256"]]
-
-
-def describe(manifest: dict[str, Any]) -> str:
-    """The manifest for a person."""
-    lines = [f"from {manifest['source']}, {manifest['parameters']['total']:,} parameters; all files are whole"]
-    for name, entry in manifest["precisions"].items():
-        share = f"{entry['int8_weight_fraction']:.1%} of the weights read are int8"
-        lines.append(f"{name:<5} {entry['file']:<28} {entry['file_bytes'] / 1e6:>8.1f} MB  {share}")
-    return "\n".join(lines)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,6 +11,7 @@ from export import bundle as bundles
 from export.compare import Comparison
 from export.compare import compare as measure
 from export.errors import ExportError
+from export.manifest import check_files, describe, read_manifest
 from export.precisions import parse_precisions
 from export.report import table
 from model import Checkpoint, TransformerModel, load_checkpoint
@@ -54,11 +55,9 @@ def compare(args: argparse.Namespace) -> None:
 def inspect(args: argparse.Namespace) -> None:
     """The manifest, checked against the files."""
     bundle = Bundle.open(args.bundle)
-    manifest = bundles.read_manifest(bundle.folder)
-    changed = bundles.changed_files(bundle.folder, manifest)
-    if changed:
-        raise ExportError(f"{bundle.folder}: {', '.join(changed)} changed since the export: the SHA-256 differs")
-    print(json.dumps(manifest) if args.json else bundles.describe(manifest))
+    manifest = read_manifest(bundle.folder)
+    check_files(bundle.folder, manifest)
+    print(json.dumps(manifest) if args.json else describe(manifest))
 
 
 def _compare(bundle: Bundle, model: TransformerModel, text: str | None, args: argparse.Namespace) -> Comparison:

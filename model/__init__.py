@@ -1,12 +1,21 @@
 """The model in PyTorch: its config, its modules, its checkpoint folder.
 
 Knows no ONNX, no training and no command line. `from model import TransformerModel, ModelConfig, load_checkpoint`.
+
+Names are loaded when they are first asked for, so what needs no tensors (configs, errors, file helpers) works where
+torch is not installed.
 """
 
-from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from model.config import ModelConfig, preset_names
-from model.errors import CheckpointError, CheckpointNotFoundError, ConfigError, ModelError
-from model.transformer import KVCache, TransformerModel
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from model.config import ModelConfig, preset_names
+    from model.errors import CheckpointError, CheckpointNotFoundError, ConfigError, ModelError
+    from model.transformer import KVCache, TransformerModel
 
 __all__ = [
     "Checkpoint",
@@ -21,3 +30,17 @@ __all__ = [
     "preset_names",
     "save_checkpoint",
 ]
+
+_HOMES = {
+    "checkpoint": ("Checkpoint", "load_checkpoint", "save_checkpoint"),
+    "config": ("ModelConfig", "preset_names"),
+    "errors": ("CheckpointError", "CheckpointNotFoundError", "ConfigError", "ModelError"),
+    "transformer": ("KVCache", "TransformerModel"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)

@@ -6,12 +6,18 @@ Logits in, numbers out. Knows neither torch nor where the logits come from.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import NormalDist
 
 import numpy as np
 
 # Rows of logits turned into float64 at a time: 49,152 of them make 0.4 MB each.
 ROWS_AT_ONCE = 64
+TOP = 5
+# Neighbouring tokens are hard together; blocks of this many are nearly independent. A short text has shorter ones.
+BLOCK_TOKENS, LEAST_BLOCKS = 64, 16
+# A float32's sign, exponent and first 7 bits of mantissa: bins that are less than 1 % wide, whatever the magnitude.
+BIN_BITS, BINS = 16, 2**15
 
 
 def windows(token_ids: Sequence[int], size: int) -> Iterator[list[int]]:
@@ -26,6 +32,7 @@ class Prediction:
 
     nats: float = 0.0
     tokens: int = 0
+    parts: list[np.ndarray] = field(default_factory=list)  # nats of each token, as the calls of `add` brought them
 
     def add(self, logits: np.ndarray, targets: np.ndarray) -> None:
         """Count positions.
@@ -35,9 +42,15 @@ class Prediction:
             targets: int [positions], the token that came next.
         """
         for rows in _row_slices(len(targets)):
-            log_probabilities = log_softmax(logits[rows])
-            self.nats -= float(np.take_along_axis(log_probabilities, targets[rows, None], axis=1).sum())
+            nats = -np.take_along_axis(log_softmax(logits[rows]), targets[rows, None], axis=1)[:, 0]
+            self.nats += float(nats.sum())
+            self.parts.append(nats)
         self.tokens += len(targets)
+
+    @property
+    def token_nats(self) -> np.ndarray:
+        """float64 [tokens], in the order of the text."""
+        return np.concatenate(self.parts) if self.parts else np.zeros(0)
 
     @property
     def mean_nats(self) -> float:
@@ -55,19 +68,25 @@ class Divergence:
     """How far a candidate's logits lie from a reference's, over positions."""
 
     kl_sum: float = 0.0
+    reverse_kl_sum: float = 0.0
     agreeing: int = 0
+    shared_in_top: int = 0
     absolute_sum: float = 0.0
     max_absolute: float = 0.0
     largest_logit: float = 0.0
     positions: int = 0
     vocab_size: int = 0
+    histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))  # of absolute differences
 
     def add(self, reference: np.ndarray, candidate: np.ndarray) -> None:
         """Count positions: two float32 arrays [positions, vocab_size]."""
         for rows in _row_slices(len(reference)):
             expected, found = log_softmax(reference[rows]), log_softmax(candidate[rows])
             self.kl_sum += float((np.exp(expected) * (expected - found)).sum())
+            self.reverse_kl_sum += float((np.exp(found) * (found - expected)).sum())
+            self.shared_in_top += _shared_in_top(reference[rows], candidate[rows])
             difference = np.abs(candidate[rows] - reference[rows])
+            self.histogram += np.bincount(difference.view(np.uint32).ravel() >> BIN_BITS, minlength=BINS)
             self.absolute_sum += float(difference.sum(dtype=np.float64))
             self.max_absolute = max(self.max_absolute, float(difference.max()))
         self.agreeing += int((reference.argmax(-1) == candidate.argmax(-1)).sum())
@@ -81,14 +100,67 @@ class Divergence:
         return max(0.0, self.kl_sum / max(1, self.positions))
 
     @property
+    def reverse_kl(self) -> float:
+        """Mean KL(candidate || reference), in nats: it punishes what the candidate says and the reference would not."""
+        return max(0.0, self.reverse_kl_sum / max(1, self.positions))
+
+    @property
     def top1_agreement(self) -> float:
         """Share of positions at which both have the same likeliest token."""
         return self.agreeing / max(1, self.positions)
 
     @property
+    def top5_agreement(self) -> float:
+        """Mean share of the reference's five likeliest tokens that are among the candidate's five."""
+        return self.shared_in_top / max(1, self.positions * min(TOP, self.vocab_size))
+
+    @property
     def mean_absolute(self) -> float:
         """Mean absolute difference of a logit."""
         return self.absolute_sum / max(1, self.positions * self.vocab_size)
+
+    def quantile(self, share: float) -> float:
+        """The absolute difference that this share of all logits does not exceed, to 1 %."""
+        bin_number = int(np.searchsorted(self.histogram.cumsum(), share * self.histogram.sum()))
+        middle = (bin_number << BIN_BITS) + (1 << (BIN_BITS - 1)) if bin_number else 0
+        return min(float(np.uint32(middle).view(np.float32)), self.max_absolute)
+
+
+def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float] | None:
+    """A confidence interval of the mean of a correlated series, such as the nats of a text's tokens.
+
+    The means of consecutive blocks are nearly independent, so their spread gives the standard error that the tokens'
+    own would understate (non-overlapping batch means: Carlstein, The Annals of Statistics 14, 1986), with Student's
+    quantile for the number of blocks. The difference of two models' nats on one text has a far narrower interval than
+    each of them: the tokens' difficulty cancels.
+
+    Args:
+        values: float64 [tokens], in the order of the text.
+        confidence: how often such an interval holds the mean.
+
+    Returns:
+        Its ends; None for fewer values than twice the least number of blocks.
+    """
+    if len(values) < 2 * LEAST_BLOCKS:
+        return None
+    blocks = max(LEAST_BLOCKS, len(values) // BLOCK_TOKENS)
+    means = np.array([block.mean() for block in np.array_split(values, blocks)])
+    middle = float(values.mean())
+    half = _student_quantile((1 + confidence) / 2, blocks - 1) * float(means.std(ddof=1)) / blocks**0.5
+    return middle - half, middle + half
+
+
+def _student_quantile(share: float, freedom: int) -> float:
+    """Student's t to 0.1 % for 15 degrees of freedom and more (Abramowitz & Stegun 26.7.5)."""
+    z = NormalDist().inv_cdf(share)
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
+def _shared_in_top(reference: np.ndarray, candidate: np.ndarray) -> int:
+    """How many tokens are among the likeliest of both, summed over rows."""
+    top = min(TOP, reference.shape[-1])
+    first, second = (np.argpartition(logits, -top)[:, -top:] for logits in (reference, candidate))
+    return int((first[:, :, None] == second[:, None, :]).sum())
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

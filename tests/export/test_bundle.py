@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from export.__main__ import main
-from export.bundle import changed_files, export_bundle, read_manifest
+from export.bundle import export_bundle
 from export.errors import ExportError
+from export.manifest import changed_files, read_manifest
 from export.precisions import PRECISIONS, parse_precisions
 from model import Checkpoint, CheckpointError
 from runtime import Bundle, LanguageModel, SamplingOptions

@@ -1,0 +1,53 @@
+"""A bundle's manifest: every file's size and SHA-256, read, checked and shown. Opens no graph and needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from export.errors import ExportError
+from runtime.bundle import MANIFEST, read_json
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a bundle of ours. Raises ExportError where there is none."""
+    manifest = read_json(folder / MANIFEST)
+    if not manifest.get("files"):
+        raise ExportError(f"{folder} has no {MANIFEST} of SmolText's")
+    return manifest
+
+
+def file_entries(folder: Path) -> dict[str, dict[str, Any]]:
+    """File name -> bytes and sha256, for everything but the manifest itself."""
+    entries = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if path.name != MANIFEST:
+            entries[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    return entries
+
+
+def check_files(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raises ExportError, naming them, where files are not what the manifest says."""
+    changed = changed_files(folder, manifest)
+    if changed:
+        raise ExportError(f"{folder}: {', '.join(changed)} changed since the export: the SHA-256 differs")
+
+
+def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """Names of the files whose SHA-256 is not the manifest's."""
+    return [name for name, entry in manifest["files"].items() if _sha256(folder / name) != entry["sha256"]]
+
+
+def describe(manifest: dict[str, Any]) -> str:
+    """The manifest for a person."""
+    lines = [f"from {manifest['source']}, {manifest['parameters']['total']:,} parameters; all files are whole"]
+    for name, entry in manifest["precisions"].items():
+        share = f"{entry['int8_weight_fraction']:.1%} of the weights read are int8"
+        lines.append(f"{name:<5} {entry['file']:<28} {entry['file_bytes'] / 1e6:>8.1f} MB  {share}")
+    return "\n".join(lines)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
