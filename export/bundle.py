@@ -14,6 +14,7 @@ from typing import Any
 import onnx_ir as ir
 from tqdm import tqdm
 
+from export import genai
 from export.coverage import measure_coverage
 from export.errors import ExportError
 from export.graph import build_graph, has_fused_rotary
@@ -25,7 +26,7 @@ from export.version import VERSION
 from model import Checkpoint
 from model.files import replacing_folder, write_json, write_text
 from model.parameters import parameter_counts
-from runtime.bundle import MANIFEST
+from runtime.bundle import MANIFEST, read_json
 from runtime.tokenizer import load_tokenizer
 
 # Up to this size the weights lie in the .onnx file itself; above, in a file beside it that is mapped, not parsed.
@@ -75,6 +76,8 @@ def export_bundle(
         external = [p.file for p in precisions if _write_graph(checkpoint, folder, p, progress)]
         entries = {p.name: _describe_precision(checkpoint, folder, p) for p in precisions}
         write_json(folder / "config.json", _config(checkpoint, external))
+        generation = read_json(folder / "generation_config.json")
+        write_json(folder / genai.FILE, genai.genai_config(checkpoint.config, generation, entries.keys()))
         manifest = _manifest(checkpoint, entries, source)
         write_json(folder / MANIFEST, manifest)
         if compare is not None:

@@ -173,7 +173,8 @@ class _DecoderGraph:
 
     def _head(self, x: ir.Value, table: Weight) -> None:
         builder, config = self.builder, self.config
-        keep = builder.input(contract.NUM_LOGITS_TO_KEEP, ir.DataType.INT64, [])
+        # The default is for engines that do not know this input and refuse a graph that asks for it (optimum).
+        keep = builder.input(contract.NUM_LOGITS_TO_KEEP, ir.DataType.INT64, [], default=np.array(0, np.int64))
         one_axis = builder.constant("one_axis", np.array([1], np.int64))
         # The last n positions are x[-n:]; and since -0 is 0, n = 0 keeps all.
         start = builder.op("Neg", [keep], name="lm_head/Neg")

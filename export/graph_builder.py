@@ -23,10 +23,15 @@ class GraphBuilder:
     def __init__(self, name: str) -> None:
         self.graph = ir.Graph([], [], nodes=[], name=name, opset_imports={"": OPSET, MICROSOFT: 1})
 
-    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
-        """Declare a graph input; strings name dynamic axes."""
+    def input(
+        self, name: str, dtype: ir.DataType, shape: Sequence[int | str], *, default: np.ndarray | None = None
+    ) -> ir.Value:
+        """Declare a graph input; strings name dynamic axes. One that has a default need not be fed."""
         value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
         self.graph.inputs.append(value)
+        if default is not None:
+            value.const_value = ir.tensor(default, name=name)
+            self.graph.register_initializer(value)
         return value
 
     def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> None:

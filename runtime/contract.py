@@ -9,7 +9,7 @@ from __future__ import annotations
 INPUT_IDS = "input_ids"  # int64 [batch_size, sequence_length]
 ATTENTION_MASK = "attention_mask"  # int64 [batch_size, total_sequence_length]; ones, then zeros for right padding
 POSITION_IDS = "position_ids"  # int64 [batch_size, sequence_length]
-NUM_LOGITS_TO_KEEP = "num_logits_to_keep"  # int64 scalar; 0 = every position, n = the last n
+NUM_LOGITS_TO_KEEP = "num_logits_to_keep"  # int64 scalar, 0 if not given; 0 = every position, n = the last n
 LOGITS = "logits"  # float32 [batch_size, num_logits_to_keep or sequence_length, vocab_size]
 
 BATCH = "batch_size"
@@ -20,11 +20,11 @@ TOTAL = "total_sequence_length"  # cached and new tokens
 # A cache tensor is [batch_size, num_key_value_heads, past_sequence_length, head_dim], float32.
 
 
-def past_names(layer: int) -> tuple[str, str]:
-    """The cache inputs of one layer: key, value."""
+def past_names(layer: int | str) -> tuple[str, str]:
+    """The cache inputs of one layer (its number, or a placeholder for it): key, value."""
     return f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"
 
 
-def present_names(layer: int) -> tuple[str, str]:
-    """The cache outputs of one layer: key, value."""
+def present_names(layer: int | str) -> tuple[str, str]:
+    """The cache outputs of one layer (its number, or a placeholder for it): key, value."""
     return f"present.{layer}.key", f"present.{layer}.value"

@@ -114,8 +114,8 @@ class DecoderSession:
 
     def _run_in_place(self, feeds: dict[str, np.ndarray], cache: KVCache) -> np.ndarray:
         binding = self._bind_cache(cache)
-        for name, array in feeds.items():
-            binding.bind_cpu_input(name, array)
+        for name, array in feeds.items():  # not bind_cpu_input: it does not know an input that has a default
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
         sequence = feeds[contract.INPUT_IDS].shape[1]
         kept = min(int(feeds[contract.NUM_LOGITS_TO_KEEP]) or sequence, sequence)
         logits: np.ndarray = np.empty((1, kept, self.shape.vocab_size), np.float32)
@@ -154,7 +154,8 @@ class DecoderSession:
         present = [name for layer in layers for name in contract.present_names(layer)]
         required = {*past, contract.INPUT_IDS, contract.ATTENTION_MASK, contract.POSITION_IDS}
         required.add(contract.NUM_LOGITS_TO_KEEP)
-        inputs: dict[str, Any] = {node.name: node.shape for node in self._ort.get_inputs()}
+        nodes = [*self._ort.get_inputs(), *self._ort.get_overridable_initializers()]
+        inputs: dict[str, Any] = {node.name: node.shape for node in nodes}
         outputs: dict[str, Any] = {node.name: node.shape for node in self._ort.get_outputs()}
         for kind, names in (
             ("missing inputs", required - inputs.keys()),

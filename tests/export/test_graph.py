@@ -78,7 +78,9 @@ def test_the_head_runs_for_the_positions_that_are_asked_for(case, keep, kept):
 def test_inputs_and_outputs_are_the_contracts(case):
     graph, _, _ = case
     config = graph.config
-    inputs = {node.name: (node.type, node.shape) for node in graph.session.get_inputs()}
+    with_default = graph.session.get_overridable_initializers()
+    assert [node.name for node in with_default] == [contract.NUM_LOGITS_TO_KEEP]
+    inputs = {node.name: (node.type, node.shape) for node in [*graph.session.get_inputs(), *with_default]}
     cache = [contract.BATCH, config.num_key_value_heads, contract.PAST, config.head_dim]
     assert inputs == {
         contract.INPUT_IDS: ("tensor(int64)", [contract.BATCH, contract.SEQUENCE]),
