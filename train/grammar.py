@@ -73,8 +73,8 @@ class Table:
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The comma-separated items of a text."""
-    return tuple(item.strip() for item in text.split(",") if item.strip())
+    """The comma-separated items of a text, line breaks within them read as spaces."""
+    return tuple(" ".join(item.split()) for item in text.split(",") if item.strip())
 
 
 class Grammar:

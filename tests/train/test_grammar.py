@@ -57,4 +57,4 @@ def test_a_table_row_must_have_all_columns():
 
 
 def test_words_are_separated_by_commas_across_lines():
-    assert words(" one, two words,\nthree ,") == ("one", "two words", "three")
+    assert words(" one, two\n  words,\nthree ,") == ("one", "two words", "three")

@@ -50,6 +50,7 @@ def test_text_is_tidy(told):
         assert story[0].isupper()
         assert story[-1] in '.!?"'
         assert "  " not in story
+        assert "\n" not in story
         assert story.count('"') % 2 == 0
         assert not re.search(r"[\[\]{}|]|\b[Aa] [aeiou]|\b[Aa]n [^aeiou]| [,.!?]", story), story
 
