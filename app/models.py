@@ -37,8 +37,3 @@ class Models:
                 session = DecoderSession(self.bundle, precision, threads=self._threads)
                 self._open[precision] = LanguageModel(self.bundle, session, self._tokenizer)
             return self._open[precision]
-
-    def file_bytes(self, precision: str) -> int:
-        """Size of a precision's graph and the weights beside it."""
-        graph = self.bundle.model_file(precision)
-        return sum(path.stat().st_size for path in graph.parent.glob(f"{graph.name}*"))

@@ -146,7 +146,7 @@ def _writing() -> Writing:
 def _controls(models: Models, precision: str) -> Controls:
     context = models.bundle.shape.max_position_embeddings
     default = SamplingOptions()
-    choices = [(f"{name} · {render.size(models.file_bytes(name))}", name) for name in models.bundle.precisions]
+    choices = [(f"{name} · {render.size(models.bundle.file_bytes(name))}", name) for name in models.bundle.precisions]
     chosen = gr.Dropdown(choices, value=precision, label="Precision", elem_id="precision")
     max_new_tokens = gr.Slider(
         1, context - 1, value=min(DEFAULT_MAX_NEW_TOKENS, context - 1), step=1, label="Max new tokens"

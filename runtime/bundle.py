@@ -90,6 +90,11 @@ class Bundle:
             raise OptionError(f"{self.folder} has no precision {precision!r}; it has {', '.join(self.precisions)}")
         return self.precisions[precision]
 
+    def file_bytes(self, precision: str) -> int:
+        """Size of a precision's graph and of the weights beside it."""
+        graph = self.model_file(precision)
+        return sum(path.stat().st_size for path in graph.parent.glob(f"{graph.name}*"))
+
     @property
     def default_precision(self) -> str:
         """The first of int8, q8, q4, fp16, fp32 that is there."""

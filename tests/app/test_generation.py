@@ -152,7 +152,7 @@ def test_threads_asking_at_once_share_one_model(models: Models) -> None:
 def test_a_precisions_size_includes_its_external_data(bundle_folder, tmp_path) -> None:
     shutil.copytree(bundle_folder, tmp_path / "bundle")
     models = Models(Bundle.open(tmp_path / "bundle"))
-    before = {name: models.file_bytes(name) for name in ("fp32", "int8")}
+    before = {name: models.bundle.file_bytes(name) for name in ("fp32", "int8")}
     (tmp_path / "bundle" / "onnx" / "model.onnx_data").write_bytes(bytes(1000))
-    assert models.file_bytes("fp32") == before["fp32"] + 1000
-    assert models.file_bytes("int8") == before["int8"]
+    assert models.bundle.file_bytes("fp32") == before["fp32"] + 1000
+    assert models.bundle.file_bytes("int8") == before["int8"]
