@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check clean
+.PHONY: help demo test check compat clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train, export, quantize, compare, generate: the whole chain in a few minutes"
 	@echo "make test    the tests"
 	@echo "make check   lint, types and all tests, the slow ones too"
+	@echo "make compat  the same bundle in other engines: sets each up under .compat/, and prints the table"
 
 demo: .venv/installed
 	$(BIN)/python -m train run stories-tiny --out runs/demo --overwrite
@@ -25,6 +26,9 @@ check: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not gpu and not peers"
+
+compat: .venv/installed-dev
+	@$(BIN)/python -m tests.compat.run
 
 # A requirements file that changed is installed again; a half-made environment never counts as made.
 .venv/installed: requirements.txt requirements-runtime.txt

@@ -1,0 +1,77 @@
+"""One engine on one bundle: its program is run, and its tokens become a word for each precision."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.compat.environments import Engine
+
+TIMEOUT_SECONDS = 600
+OK = "ok"
+# How engines say that an operator is unknown to them.
+MISSING_OPERATOR = (
+    re.compile(r"Could not find an implementation for (\w+)"),
+    re.compile(r"No Op registered for (\w+)"),
+    re.compile(r"(?:type|operator) '(\w+)' from domain 'com\.microsoft'"),
+    re.compile(r"does not support the following ONNX operations: ([\w., ]+)"),
+)
+LONGEST_MESSAGE = 120
+
+
+def run_cells(
+    engine: Engine,
+    bundle: Path,
+    files: Mapping[str, str],
+    expected: Mapping[str, Sequence[Sequence[int]]],
+    prompts: Sequence[Sequence[int]],
+    python: str | None = None,
+) -> dict[str, str]:
+    """A word for each precision: ok, where the tokens first differ, or what is missing."""
+    new_tokens = len(next(iter(expected.values()))[0])
+    job = {"bundle": str(bundle), "files": dict(files), "prompts": prompts, "new_tokens": new_tokens}
+    answers, end = _ask(engine, job, python)
+    return {
+        precision: _word(answers[precision], expected[precision]) if precision in answers else end
+        for precision in files
+    }
+
+
+def _ask(engine: Engine, job: dict[str, Any], python: str | None) -> tuple[dict[str, Any], str]:
+    """The program's answers, and how it ended, for the precisions that it did not come to."""
+    with tempfile.TemporaryDirectory() as folder:
+        job_file, answers_file = Path(folder) / "job.json", Path(folder) / "answers.json"
+        job_file.write_text(json.dumps(job))
+        command = [*engine.command(python), str(job_file), str(answers_file)]
+        try:
+            result = subprocess.run(
+                command, env=engine.variables(), capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+            )
+            lines = result.stderr.strip().splitlines() or ["no message"]
+            end = f"its program ended with {result.returncode}: {lines[-1][:LONGEST_MESSAGE]}"
+        except subprocess.TimeoutExpired:
+            end = f"not done after {TIMEOUT_SECONDS} s"
+        answers = json.loads(answers_file.read_text()) if answers_file.is_file() else {}
+    return answers, end
+
+
+def _word(answer: Any, expected: Sequence[Sequence[int]]) -> str:
+    if isinstance(answer, dict):
+        return _describe_error(answer["error"])
+    for number, (found, right) in enumerate(zip(answer, expected, strict=True), start=1):
+        if list(found) != list(right):
+            same = next((i for i, pair in enumerate(zip(found, right, strict=False)) if pair[0] != pair[1]), len(found))
+            return f"prompt {number} differs at token {same + 1}"
+    return OK
+
+
+def _describe_error(message: str) -> str:
+    for pattern in MISSING_OPERATOR:
+        if match := pattern.search(message):
+            return f"lacks {match[1]}"
+    return " ".join(message.split())[:LONGEST_MESSAGE]
