@@ -15,6 +15,7 @@ TINY_SHAPE = {
     "num_key_value_heads": 1,
     "head_dim": 16,
     "max_position_embeddings": 64,
+    "initializer_range": 0.05,
 }
 
 
