@@ -13,7 +13,7 @@ from train.tokenizer import END_OF_TEXT
 
 ROWS_AT_ONCE = 16
 SAMPLE_TOKENS = 160
-SAMPLE_TEMPERATURE = 0.8
+SAMPLE_TEMPERATURE = 0.6
 
 
 @torch.inference_mode()

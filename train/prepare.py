@@ -45,7 +45,7 @@ def start_run(recipe: Recipe, folder: RunFolder, *, overwrite: bool = False) -> 
     texts = read_texts(recipe.data, recipe.run.seed)
     tokenizer = _tokenizer(recipe.tokenizer, texts)
     run = _assemble(recipe, folder, texts, tokenizer)
-    folder.create(recipe, tokenizer, max_length=run.model.config.max_position_embeddings)
+    folder.create(recipe, tokenizer, texts.held_out, max_length=run.model.config.max_position_embeddings)
     return run
 
 

@@ -4,6 +4,7 @@
     tokenizer/      tokenizer.json and the files that go with it
     checkpoint/     the latest model, as Hugging Face lays it out: what `export` takes
     state/          training.safetensors: weights, AdamW's moments and the step they belong to, all in one file
+    held_out.txt    the documents that were never trained on, an `<|endoftext|>` between two
     metrics.jsonl   a line a step           samples.txt   what the model wrote on the way          loss.png   the curve
 
 The state repeats the weights so that it is whole whenever the run dies: a checkpoint and a state written one after the
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from model import TransformerModel, save_checkpoint
-from model.files import replacing_file, write_json
+from model.files import replacing_file, write_json, write_text
 from train.config import Recipe
 from train.errors import RecipeError, RunError
-from train.tokenizer import load_tokenizer, save_tokenizer
+from train.tokenizer import END_OF_TEXT, load_tokenizer, save_tokenizer
 
 
 class RunFolder:
@@ -37,6 +39,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.checkpoint = self.path / "checkpoint"
+        self.held_out = self.path / "held_out.txt"
         self.metrics = self.path / "metrics.jsonl"
         self.samples = self.path / "samples.txt"
         self.picture = self.path / "loss.png"
@@ -53,11 +56,12 @@ class RunFolder:
         if not self._recipe.is_file():
             raise RunError(f"{self.path} is not the folder of a run, so --overwrite does not delete it")
 
-    def create(self, recipe: Recipe, tokenizer: Tokenizer, *, max_length: int) -> None:
-        """Make the folder anew, with the recipe and the tokenizer."""
+    def create(self, recipe: Recipe, tokenizer: Tokenizer, held_out: Sequence[str], *, max_length: int) -> None:
+        """Make the folder anew, with the recipe, the tokenizer and the documents that are held out."""
         if self.path.exists():
             shutil.rmtree(self.path)
         write_json(self._recipe, recipe.to_dict())
+        write_text(self.held_out, END_OF_TEXT.join(held_out))
         save_tokenizer(tokenizer, self._tokenizer, max_length=max_length)
 
     def recipe(self) -> Recipe:

@@ -160,6 +160,13 @@ def test_a_sample_is_a_function_of_weights_and_seed(tiny_run):
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_what_is_held_out_can_be_read_and_gives_the_same_tokens_again(tiny_run):
+    run = tiny_run()
+    text = run.folder.held_out.read_text()
+    token_ids = run.tokenizer.encode(text).ids
+    assert [*token_ids, 0] == run.corpus.held_out.tolist()
+
+
 def test_samples_are_kept(tiny_run):
     run = tiny_run(run={"sample_every": 10})
     train(run)

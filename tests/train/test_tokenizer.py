@@ -19,8 +19,13 @@ def test_decoding_gives_the_text_back(tokenizer, text):
 
 def test_the_end_of_text_is_token_zero_and_no_text_spells_it(tokenizer):
     assert tokenizer.token_to_id(END_OF_TEXT) == 0
-    assert 0 not in tokenizer.encode("< | endoftext | >").ids
+    assert 0 not in tokenizer.encode("< | endoftext | >", add_special_tokens=False).ids
     assert tokenizer.get_vocab_size() == 600
+
+
+def test_a_prompt_stands_where_documents_begin(tokenizer):
+    assert tokenizer.encode("Once").ids == [0, *tokenizer.encode("Once", add_special_tokens=False).ids]
+    assert tokenizer.encode("").ids == [0]
 
 
 def test_transformers_makes_the_same_tokenizer_from_the_files(tokenizer, tmp_path):
@@ -30,7 +35,7 @@ def test_transformers_makes_the_same_tokenizer_from_the_files(tokenizer, tmp_pat
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     text = next(stories(seed=5))
     assert theirs(text)["input_ids"] == tokenizer.encode(text).ids
-    assert theirs.decode(theirs(text)["input_ids"]) == text
+    assert theirs.decode(theirs(text)["input_ids"], skip_special_tokens=True) == text
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (0, 0, 0)
     assert theirs.model_max_length == 64
 
