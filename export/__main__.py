@@ -63,15 +63,21 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = commands.add_parser(
         "compare",
         help="is the exported model the model?",
-        description="Compare every precision of a bundle with the PyTorch checkpoint that it came from.",
-        epilog="example:\n  python -m export compare bundles/demo --checkpoint runs/demo/checkpoint --text story.txt",
+        description="Compare every precision of a bundle with the PyTorch checkpoint that it came from. Without a "
+        "checkpoint (and without torch) they are compared with the bundle's own fp32. Exits with 1 where a precision "
+        "is too far off.",
+        epilog="example:\n  python -m export compare bundles/demo --checkpoint runs/demo/checkpoint --text story.txt "
+        "\\\n    --report reports --max-kl int8=0.002,q8=0.003",
         formatter_class=RAW,
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, or its Hub id")
-    parser.add_argument(
-        "--checkpoint", required=True, metavar="CHECKPOINT", help="a Hugging Face folder, or its Hub id"
-    )
+    parser.add_argument("--checkpoint", metavar="CHECKPOINT", help="a Hugging Face folder, or its Hub id")
     _add_text(parser)
+    parser.add_argument("--report", metavar="DIR", help="write DIR/compare.html (or a FILE.html), with plots")
+    limit = "X or int8=X,q4=X"
+    parser.add_argument("--max-kl", metavar=limit, help="KL in nats; default 1e-5 for fp32, 0.01 int8, 0.02 q8, 0.3 q4")
+    parser.add_argument("--min-top1", metavar=limit, help="share of equal likeliest tokens; default 0.99 to 0.7")
+    parser.add_argument("--max-perplexity-change", metavar=limit, help="as a fraction, up or down; default 1e-4 to 0.3")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 

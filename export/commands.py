@@ -1,4 +1,4 @@
-"""What `python -m export` does, one function a command."""
+"""What `python -m export` does, one function a command. Each imports what it needs: only some need torch."""
 
 from __future__ import annotations
 
@@ -7,35 +7,37 @@ import json
 from pathlib import Path
 from typing import Any
 
-from export import bundle as bundles
-from export.compare import Comparison
-from export.compare import compare as measure
 from export.errors import ExportError
+from export.figures import Comparison
 from export.manifest import check_files, describe, read_manifest
-from export.precisions import parse_precisions
+from export.reference import Reference
 from export.report import table
-from model import Checkpoint, TransformerModel, load_checkpoint
 from runtime.bundle import Bundle
 from runtime.tokenizer import Tokenizer
 
 # fp32 ONNX and PyTorch differ by the order of additions alone; more than this is a wrong graph.
 FP32_TOLERANCE = 1e-3
+REPORT_FILE = "compare.html"
 
 
 def run(args: argparse.Namespace) -> None:
     """Export, compare, and say where the bundle is."""
+    from export.bundle import export_bundle
+    from export.precisions import parse_precisions
+    from model import Checkpoint
+
     precisions = parse_precisions(args.precisions)
     text = _read_text(args)  # what is wrong with it should show now, not after the export
     checkpoint = Checkpoint(args.checkpoint, revision=args.revision)
     shown = []
 
     def compare_before_rename(folder: Path) -> dict[str, Any]:
-        comparison = _compare(Bundle.open(folder), load_checkpoint(checkpoint.folder), text, args)
+        comparison = _compare(Bundle.open(folder), _torch_reference(checkpoint.folder), text, args)
         _refuse_wrong_graph(comparison)
         shown.append(table(comparison))
         return comparison.to_dict()
 
-    manifest = bundles.export_bundle(
+    manifest = export_bundle(
         checkpoint,
         Path(args.out),
         precisions,
@@ -46,10 +48,24 @@ def run(args: argparse.Namespace) -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """The figures, as a table or as JSON."""
+    """The figures, as a table or as JSON, and as a report; too far from the reference is an error."""
+    from export.report_html import html_report
+    from export.thresholds import OPTIONS, parse_limits, shortfalls
+    from model.files import write_text
+
     text = _read_text(args)
-    comparison = _compare(Bundle.open(args.bundle), load_checkpoint(args.checkpoint), text, args)
-    print(json.dumps(comparison.to_dict()) if args.json else table(comparison))
+    bundle = Bundle.open(args.bundle)
+    limits = parse_limits({name: getattr(args, name) for name in OPTIONS}, bundle.precisions)
+    reference = None if args.checkpoint is None else _torch_reference(args.checkpoint)
+    comparison = _compare(bundle, reference, text, args, details=True)
+    faults = shortfalls(comparison, limits)
+    if args.report is not None:
+        path = Path(args.report)
+        path = path if path.suffix == ".html" else path / REPORT_FILE
+        write_text(path, html_report(comparison, bundle, faults))
+    print(json.dumps(comparison.to_dict() | {"shortfalls": faults}) if args.json else table(comparison))
+    if faults:
+        raise ExportError(f"too far from {comparison.reference.name}: {'; '.join(faults)}")
 
 
 def inspect(args: argparse.Namespace) -> None:
@@ -60,11 +76,27 @@ def inspect(args: argparse.Namespace) -> None:
     print(json.dumps(manifest) if args.json else describe(manifest))
 
 
-def _compare(bundle: Bundle, model: TransformerModel, text: str | None, args: argparse.Namespace) -> Comparison:
-    options: dict[str, Any] = {"window": args.window, "threads": args.threads}
+def _compare(
+    bundle: Bundle, reference: Reference | None, text: str | None, args: argparse.Namespace, *, details: bool = False
+) -> Comparison:
+    from export.compare import compare
+
+    options: dict[str, Any] = {"window": args.window, "threads": args.threads, "details": details}
     if text is not None:
         options |= {"token_ids": Tokenizer(bundle).encode(text), "text": Path(args.text).name}
-    return measure(bundle, model, **options)
+    return compare(bundle, reference, **options)
+
+
+def _torch_reference(checkpoint: str | Path) -> Reference:
+    try:
+        from export.torch_reference import TorchReference
+        from model import load_checkpoint
+    except ModuleNotFoundError as error:
+        raise ExportError(
+            f"{error.name} is not installed, which a checkpoint needs: pip install -r requirements.txt; "
+            "or compare the precisions with each other, without --checkpoint"
+        ) from None
+    return TorchReference(load_checkpoint(checkpoint))
 
 
 def _read_text(args: argparse.Namespace) -> str | None:

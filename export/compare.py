@@ -1,20 +1,22 @@
-"""Is the exported model the model? PyTorch in float32 against each ONNX file of a bundle, number by number."""
+"""Is the exported model the model? A reference against each ONNX file of a bundle, number by number."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
+from export.details import measure_details
 from export.errors import ExportError
-from model import TransformerModel
-from runtime.bench import BenchRow, bench
+from export.figures import QUANTILES, Comparison, Details, PrecisionFigures, ReferenceFigures
+from export.greedy import Continuation
+from export.reference import Reference, SessionReference
+from runtime.bench import bench
 from runtime.bundle import Bundle
-from runtime.evaluate import Divergence, Prediction, windows
+from runtime.evaluate import Divergence, Prediction, mean_interval, windows
 from runtime.generate import generate_step
 from runtime.sampling import make_sampler
 from runtime.sampling_options import SamplingOptions
@@ -24,120 +26,70 @@ DEFAULT_WINDOW = 512
 SAMPLED_TOKENS = 512
 PROMPT_TOKENS, CONTINUED_TOKENS = 16, 64
 BENCH_PROMPT_TOKENS, BENCH_NEW_TOKENS, BENCH_REPEATS = 128, 32, 3
+# Of the text's first tokens, for the details: enough for several chunks of cache, and for a mean over tokens.
+DETAIL_TOKENS = 64
 
 
-@dataclass(frozen=True)
-class PrecisionFigures:
-    """One ONNX file against PyTorch. Differences are of logits, KL is in nats."""
+@dataclass
+class _Counted:
+    """What is summed over the windows for one precision."""
 
-    kl: float
-    top1_agreement: float
-    perplexity: float
-    max_abs_logit_difference: float
-    mean_abs_logit_difference: float
-    max_relative_logit_difference: float  # the largest difference over the largest reference logit
-    first_divergence: int | None  # greedy tokens that agree before the first that differs; None: all of them
-    int8_weight_fraction: float | None
-    file_bytes: int
-    prefill_tokens_per_second: float
-    decode_tokens_per_second: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The figures of a bundle.
-
-    Attributes:
-        text: where the tokens came from.
-        tokens: how many were predicted.
-        window: tokens of context, at most.
-        reference: PyTorch's own figures.
-        precisions: by name.
-    """
-
-    text: str
-    tokens: int
-    window: int
-    continued_tokens: int
-    reference: dict[str, float]
-    precisions: dict[str, PrecisionFigures]
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+    prediction: Prediction = field(default_factory=Prediction)
+    divergence: Divergence = field(default_factory=Divergence)
 
 
 def compare(
     bundle: Bundle,
-    model: TransformerModel,
+    reference: Reference | None = None,
     *,
     token_ids: Sequence[int] | None = None,
     text: str = "samples of the model's own",
     window: int = DEFAULT_WINDOW,
     threads: int | None = None,
+    details: bool = False,
     progress: bool = True,
 ) -> Comparison:
-    """Compare every precision of a bundle with the PyTorch model that it came from.
+    """Compare every precision of a bundle with what it should be.
 
     Args:
         bundle: an opened bundle.
-        model: float32, in eval mode.
+        reference: the model that it came from; None for its own fp32 graph, or its largest where there is no fp32.
         token_ids: the text to predict; None draws one from the model itself, which suits any model.
         text: a name for it.
         window: longest context, cut to the model's.
         threads: for onnxruntime; None for its default.
+        details: also drift by layer, cache paths, load time and memory: some seconds more for each precision.
         progress: show a bar on stderr if that is a terminal.
 
     Raises:
         ExportError: too short a text, or another model's bundle.
     """
-    if model.config.vocab_size != bundle.shape.vocab_size:
-        raise ExportError(f"{bundle.folder} and the checkpoint have different vocabularies: they are not one model")
     if window < 2:
         raise ExportError(f"a window of {window} tokens predicts nothing; take at least 2")
+    context = bundle.shape.max_position_embeddings
     names = sorted(bundle.precisions, key=lambda name: -_file_bytes(bundle, name))
-    sessions = {name: DecoderSession(bundle, name, threads=threads) for name in names}
+    # Threads that spin between calls would take the reference's time, and each other's.
+    sessions = {name: DecoderSession(bundle, name, threads=threads, spin=False) for name in names}
+    reference = reference or _best_of(bundle, sessions)
+    if reference.vocab_size != bundle.shape.vocab_size:
+        raise ExportError(f"{bundle.folder} and the checkpoint have different vocabularies: they are not one model")
     if token_ids is None:
-        token_ids = sample_tokens(bundle, next(iter(sessions.values())), progress)
-    window = min(window, bundle.shape.max_position_embeddings)
+        token_ids = sample_tokens(bundle, sessions[names[0]], progress)
     if len(token_ids) <= PROMPT_TOKENS:
         raise ExportError(f"the text has {len(token_ids)} tokens; comparing needs more than {PROMPT_TOKENS}")
-    reference, predictions, divergences = _predict(model, sessions, token_ids, window, progress)
+    window = min(window, context)
+    own, counted = _predict(reference, sessions, token_ids, window, progress)
     prompt = list(token_ids[:PROMPT_TOKENS])
-    continued = min(CONTINUED_TOKENS, bundle.shape.max_position_embeddings - len(prompt))
-    expected = model.generate(torch.tensor(prompt), max_new_tokens=continued)
-    figures = {
-        name: _figures(bundle, session, divergences[name], predictions[name], prompt, expected)
-        for name, session in sessions.items()
-    }
-    own = {"perplexity": reference.perplexity, "mean_nats": reference.mean_nats}
-    return Comparison(text, reference.tokens, window, continued, own, figures)
-
-
-def _figures(
-    bundle: Bundle,
-    session: DecoderSession,
-    divergence: Divergence,
-    prediction: Prediction,
-    prompt: list[int],
-    expected: list[int],
-) -> PrecisionFigures:
-    """What was counted, and what remains to be measured: the greedy continuation and the speed."""
-    row = _speed(session)
-    described = bundle.manifest.get("precisions", {}).get(session.precision, {})
-    return PrecisionFigures(
-        kl=divergence.kl,
-        top1_agreement=divergence.top1_agreement,
-        perplexity=prediction.perplexity,
-        max_abs_logit_difference=divergence.max_absolute,
-        mean_abs_logit_difference=divergence.mean_absolute,
-        max_relative_logit_difference=divergence.max_absolute / divergence.largest_logit,
-        first_divergence=_first_divergence(session, prompt, expected),
-        int8_weight_fraction=described.get("int8_weight_fraction"),
-        file_bytes=_file_bytes(bundle, session.precision),
-        prefill_tokens_per_second=row.prefill_tokens_per_second,
-        decode_tokens_per_second=row.decode_tokens_per_second,
-    )
+    continuation = Continuation.of(reference, prompt, min(CONTINUED_TOKENS, context - len(prompt)))
+    looked = _look_inside(bundle, reference, sessions, token_ids, progress) if details else {}
+    sessions.clear()  # speed is measured one by one, with nothing else in memory
+    figures = {}
+    for name in _bar(names, progress, desc="speed", unit="precision"):
+        session = DecoderSession(bundle, name, threads=threads)
+        figures[name] = _figures(bundle, session, counted[name], own, continuation, looked.get(name))
+    interval = _perplexity_interval(own.token_nats)
+    reference_figures = ReferenceFigures(reference.name, own.perplexity, interval, own.mean_nats)
+    return Comparison(text, own.tokens, window, len(continuation.token_ids), reference_figures, figures)
 
 
 def sample_tokens(bundle: Bundle, session: DecoderSession, progress: bool) -> list[int]:
@@ -146,47 +98,100 @@ def sample_tokens(bundle: Bundle, session: DecoderSession, progress: bool) -> li
     start = bundle.bos_token_id if bundle.bos_token_id is not None else 0
     length = min(SAMPLED_TOKENS, bundle.shape.max_position_embeddings) - 1
     steps = generate_step(session, [start], max_new_tokens=length, sampler=sampler)
-    return [
-        start,
-        *tqdm(steps, total=length, desc="sample", unit="token", disable=None if progress else True, leave=False),
-    ]
+    return [start, *_bar(steps, progress, total=length, desc="sample", unit="token")]
+
+
+def _best_of(bundle: Bundle, sessions: dict[str, DecoderSession]) -> SessionReference:
+    name = "fp32" if "fp32" in sessions else next(iter(sessions))
+    return SessionReference(sessions[name], bundle.model_file(name))
 
 
 def _predict(
-    model: TransformerModel,
-    sessions: dict[str, DecoderSession],
-    token_ids: Sequence[int],
-    window: int,
-    progress: bool,
-) -> tuple[Prediction, dict[str, Prediction], dict[str, Divergence]]:
-    """Run all windows through PyTorch and every session."""
-    reference = Prediction()
-    predictions = {name: Prediction() for name in sessions}
-    divergences = {name: Divergence() for name in sessions}
-    parts = list(windows(token_ids, window))
-    for part in tqdm(parts, desc="compare", unit="window", disable=None if progress else True, leave=False):
+    reference: Reference, sessions: dict[str, DecoderSession], token_ids: Sequence[int], window: int, progress: bool
+) -> tuple[Prediction, dict[str, _Counted]]:
+    """Run all windows through the reference and every session."""
+    own, counted = Prediction(), {name: _Counted() for name in sessions}
+    for part in _bar(list(windows(token_ids, window)), progress, desc="compare", unit="window"):
         targets = np.array(part[1:])
-        with torch.inference_mode():
-            expected = model(torch.tensor([part]))[0, :-1].numpy()
-        reference.add(expected, targets)
+        expected = reference.logits(part)[:-1]
+        own.add(expected, targets)
         for name, session in sessions.items():
             logits = session.forward(part, session.new_cache(len(part)), num_logits_to_keep=0)[:-1]
-            predictions[name].add(logits, targets)
-            divergences[name].add(expected, logits)
-    return reference, predictions, divergences
+            counted[name].prediction.add(logits, targets)
+            counted[name].divergence.add(expected, logits)
+    return own, counted
 
 
-def _first_divergence(session: DecoderSession, prompt: list[int], expected: list[int]) -> int | None:
-    found = generate_step(session, prompt, max_new_tokens=len(expected))
-    return next((step for step, (a, b) in enumerate(zip(expected, found, strict=True)) if a != b), None)
+def _look_inside(
+    bundle: Bundle,
+    reference: Reference,
+    sessions: dict[str, DecoderSession],
+    token_ids: Sequence[int],
+    progress: bool,
+) -> dict[str, Details]:
+    token_ids = list(token_ids[: min(DETAIL_TOKENS, bundle.shape.max_position_embeddings // 2)])
+    residuals = reference.residuals(token_ids)
+    prompt_tokens, new_tokens = _bench_tokens(bundle)
+    return {
+        name: measure_details(bundle, session, token_ids, residuals, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
+        for name, session in _bar(sessions.items(), progress, desc="details", unit="precision")
+    }
 
 
-def _speed(session: DecoderSession) -> BenchRow:
-    """Prefill and decode, of lengths that fit a small context too."""
-    room = session.shape.max_position_embeddings
+def _figures(
+    bundle: Bundle,
+    session: DecoderSession,
+    counted: _Counted,
+    own: Prediction,
+    continuation: Continuation,
+    details: Details | None,
+) -> PrecisionFigures:
+    """What was counted, and what remains to be measured: the greedy continuation and the speed."""
+    prediction, divergence = counted.prediction, counted.divergence
+    left = continuation.divergence(session)
+    prompt_tokens, new_tokens = _bench_tokens(bundle)
+    row = bench(session, prompt_tokens=prompt_tokens, new_tokens=new_tokens, repeats=BENCH_REPEATS)
+    change = mean_interval(prediction.token_nats - own.token_nats)
+    return PrecisionFigures(
+        kl=divergence.kl,
+        reverse_kl=divergence.reverse_kl,
+        top1_agreement=divergence.top1_agreement,
+        top5_agreement=divergence.top5_agreement,
+        perplexity=prediction.perplexity,
+        perplexity_interval=_perplexity_interval(prediction.token_nats),
+        perplexity_change=prediction.perplexity / own.perplexity - 1,
+        perplexity_change_interval=change and (float(np.expm1(change[0])), float(np.expm1(change[1]))),
+        max_abs_logit_difference=divergence.max_absolute,
+        mean_abs_logit_difference=divergence.mean_absolute,
+        max_relative_logit_difference=divergence.max_absolute / divergence.largest_logit,
+        logit_difference_quantiles={str(share): divergence.quantile(share) for share in QUANTILES},
+        first_divergence=left and left.step,
+        first_divergence_margin=left and left.margin,
+        first_divergence_tokens=left and (left.expected, left.found),
+        int8_weight_fraction=bundle.manifest.get("precisions", {})
+        .get(session.precision, {})
+        .get("int8_weight_fraction"),
+        file_bytes=_file_bytes(bundle, session.precision),
+        prefill_tokens_per_second=row.prefill_tokens_per_second,
+        decode_tokens_per_second=row.decode_tokens_per_second,
+        details=details,
+    )
+
+
+def _perplexity_interval(token_nats: np.ndarray) -> tuple[float, float] | None:
+    ends = mean_interval(token_nats)
+    return ends and (float(np.exp(ends[0])), float(np.exp(ends[1])))
+
+
+def _bench_tokens(bundle: Bundle) -> tuple[int, int]:
+    """Prompt and new tokens of a speed measurement: lengths that fit a small context too."""
+    room = bundle.shape.max_position_embeddings
     new_tokens = min(BENCH_NEW_TOKENS, room // 4)
-    prompt_tokens = min(BENCH_PROMPT_TOKENS, room - new_tokens)
-    return bench(session, prompt_tokens=prompt_tokens, new_tokens=new_tokens, repeats=BENCH_REPEATS)
+    return min(BENCH_PROMPT_TOKENS, room - new_tokens), new_tokens
+
+
+def _bar(items: Iterable[Any], progress: bool, **options: Any) -> Any:
+    return tqdm(items, disable=None if progress else True, leave=False, **options)
 
 
 def _file_bytes(bundle: Bundle, precision: str) -> int:

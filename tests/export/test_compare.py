@@ -12,6 +12,7 @@ import torch
 from export.__main__ import main
 from export.compare import compare
 from export.report import table
+from export.torch_reference import TorchReference
 from model import load_checkpoint
 from runtime import Bundle
 from runtime.evaluate import Divergence, Prediction, windows
@@ -43,15 +44,15 @@ def test_int8_keeps_its_promise_on_trained_weights(shared_data, stories260k_bund
     """The project's bar for a model this small, on the first 60,000 characters of real text."""
     bundle = Bundle.open(stories260k_bundle)
     text = (shared_data / "corpora" / "tinystories-sample.txt").read_text(encoding="utf-8")[:60_000]
-    model = load_checkpoint(shared_data / "stories260k")
+    reference = TorchReference(load_checkpoint(shared_data / "stories260k"))
     token_ids = Tokenizer(bundle).encode(text)
-    comparison = compare(bundle, model, token_ids=token_ids, text="stories", progress=False)
+    comparison = compare(bundle, reference, token_ids=token_ids, text="stories", progress=False)
     # Known from another program: transformers' mean negative log-likelihood on the same windows.
-    assert comparison.reference["mean_nats"] == pytest.approx(1.678, abs=5e-4)
+    assert comparison.reference.mean_nats == pytest.approx(1.678, abs=5e-4)
     fp32, int8 = comparison.precisions["fp32"], comparison.precisions["int8"]
     assert fp32.max_relative_logit_difference < 1e-5
     assert fp32.first_divergence is None
-    assert abs(int8.perplexity / comparison.reference["perplexity"] - 1) < 0.003
+    assert abs(int8.perplexity / comparison.reference.perplexity - 1) < 0.003
     assert int8.kl <= 2e-3
     assert int8.top1_agreement >= 0.975
     assert int8.int8_weight_fraction == 1
@@ -59,8 +60,8 @@ def test_int8_keeps_its_promise_on_trained_weights(shared_data, stories260k_bund
 
 
 def test_without_a_text_the_model_writes_one_itself(shared_data, stories260k_bundle):
-    model = load_checkpoint(shared_data / "stories260k")
-    comparison = compare(Bundle.open(stories260k_bundle), model, progress=False)
+    reference = TorchReference(load_checkpoint(shared_data / "stories260k"))
+    comparison = compare(Bundle.open(stories260k_bundle), reference, progress=False)
     assert comparison.tokens > 100
     assert comparison.precisions["fp32"].kl < 1e-9
 
@@ -69,7 +70,8 @@ def test_weights_of_another_model_show_at_once(shared_data, stories260k_bundle):
     model = load_checkpoint(shared_data / "stories260k")
     with torch.no_grad():
         model.model.layers[2].mlp.up_proj.weight.mul_(1.1)
-    fp32 = compare(Bundle.open(stories260k_bundle), model, progress=False).precisions["fp32"]
+    reference = TorchReference(model)
+    fp32 = compare(Bundle.open(stories260k_bundle), reference, progress=False).precisions["fp32"]
     assert fp32.max_relative_logit_difference > 1e-3
     assert fp32.kl > 1e-5
 

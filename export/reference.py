@@ -1,0 +1,64 @@
+"""What the exported graphs are held against: the PyTorch model, or where there is none one of the graphs themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from export.probe import GraphProbe, residual_names
+from runtime.generate import generate_step
+from runtime.session import DecoderSession
+
+
+class Reference(Protocol):
+    """A model that is right by definition."""
+
+    name: str
+    vocab_size: int
+
+    def logits(self, token_ids: Sequence[int]) -> np.ndarray:
+        """float32 [len(token_ids), vocab_size]."""
+
+    def greedy(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
+        """The likeliest continuation, token by token, with no stop."""
+
+    def residuals(self, token_ids: Sequence[int]) -> list[np.ndarray] | None:
+        """The residual stream after the embedding and after every attention and MLP, in their order.
+
+        Each is float32 [len(token_ids), hidden_size]; None where it cannot be seen.
+        """
+
+
+class SessionReference:
+    """A graph of the bundle: the reference where there is no torch, or no checkpoint.
+
+    Args:
+        session: an opened graph.
+        path: its ONNX file.
+    """
+
+    def __init__(self, session: DecoderSession, path: Path) -> None:
+        self.name = f"ONNX {session.precision}"
+        self.vocab_size = session.shape.vocab_size
+        self._session = session
+        self._path = path
+
+    def logits(self, token_ids: Sequence[int]) -> np.ndarray:
+        """float32 [len(token_ids), vocab_size]."""
+        cache = self._session.new_cache(len(token_ids))
+        return self._session.forward(token_ids, cache, num_logits_to_keep=0)
+
+    def greedy(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
+        """The likeliest continuation."""
+        return list(generate_step(self._session, prompt, max_new_tokens=max_new_tokens))
+
+    def residuals(self, token_ids: Sequence[int]) -> list[np.ndarray] | None:
+        """Seen in the graph; None in a graph of another exporter."""
+        names = residual_names(self._path)
+        if names is None:
+            return None
+        values = GraphProbe(self._path, self._session.shape, names).run([token_ids])
+        return [values[name][0] for name in names]
