@@ -54,6 +54,9 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     parser.add_argument("--precisions", default="fp32,int8,q8", metavar="P,P,...", help="default fp32,int8,q8")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
+    parser.add_argument(
+        "--portable", action="store_true", help="standard ONNX operators alone: for other engines, slower in ours"
+    )
     parser.add_argument("--no-compare", action="store_true", help="skip the comparison (and the memory it needs)")
     _add_text(parser)
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")

@@ -17,12 +17,16 @@ from tqdm import tqdm
 from export import genai
 from export.coverage import measure_coverage
 from export.errors import ExportError
-from export.graph import build_graph, has_fused_rotary
+from export.graph import build_graph
 from export.graph_builder import OPSET
 from export.manifest import file_entries
 from export.model_card import model_card
-from export.precisions import Precision, int8_block_size
+from export.operators import FusedOperators, Operators
+from export.portable import portable_precisions
+from export.precisions import Precision
+from export.standard_operators import StandardOperators
 from export.version import VERSION
+from export.weight_formats import Blockwise
 from model import Checkpoint
 from model.files import replacing_folder, write_json, write_text
 from model.parameters import parameter_counts
@@ -46,6 +50,7 @@ def export_bundle(
     *,
     source: str,
     compare: Callable[[Path], dict[str, Any]] | None = None,
+    portable: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Write a bundle; what stood at `out` before (an older bundle) is replaced at the end.
@@ -56,15 +61,20 @@ def export_bundle(
         precisions: one graph each.
         source: how the user named the checkpoint, for the manifest.
         compare: called with the finished folder before it takes its place; its figures go into manifest and card.
+        portable: write standard ONNX operators alone, for other engines: slower, and without a cache in place.
         progress: show a bar on stderr if that is a terminal.
 
     Returns:
         The manifest.
 
     Raises:
-        ExportError: the tokenizer is missing or another model's, or `out` holds something that is no bundle.
+        ExportError: the tokenizer is missing or another model's, `out` holds something that is no bundle, or a
+            precision has no portable form.
         CheckpointError: weights that cannot be read or are not finite.
     """
+    operators: type[Operators] = StandardOperators if portable else FusedOperators
+    if portable:
+        precisions = portable_precisions(precisions)
     _check_tokenizer(checkpoint)
     _check_destination(out, checkpoint.folder)
     with replacing_folder(out) as folder:
@@ -73,12 +83,15 @@ def export_bundle(
             shutil.copyfile(path, folder / path.name)
         if not (folder / "generation_config.json").is_file():
             write_json(folder / "generation_config.json", _generation_config(checkpoint))
-        external = [p.file for p in precisions if _write_graph(checkpoint, folder, p, progress)]
+        external = [p.file for p in precisions if _write_graph(checkpoint, folder, p, operators, progress)]
         entries = {p.name: _describe_precision(checkpoint, folder, p) for p in precisions}
         write_json(folder / "config.json", _config(checkpoint, external))
         generation = read_json(folder / "generation_config.json")
-        write_json(folder / genai.FILE, genai.genai_config(checkpoint.config, generation, entries.keys()))
-        manifest = _manifest(checkpoint, entries, source)
+        in_place = operators.in_place_cache
+        write_json(
+            folder / genai.FILE, genai.genai_config(checkpoint.config, generation, entries, in_place_cache=in_place)
+        )
+        manifest = _manifest(checkpoint, entries, source, operators)
         write_json(folder / MANIFEST, manifest)
         if compare is not None:
             manifest["comparison"] = compare(folder)
@@ -88,13 +101,16 @@ def export_bundle(
     return manifest
 
 
-def _write_graph(checkpoint: Checkpoint, folder: Path, precision: Precision, progress: bool) -> bool:
+def _write_graph(
+    checkpoint: Checkpoint, folder: Path, precision: Precision, operators: type[Operators], progress: bool
+) -> bool:
     """Build and save one graph. Returns whether its weights lie in a file beside it."""
     layers = checkpoint.config.num_hidden_layers
     with tqdm(
         total=layers + 1, desc=f"{precision.name:>5}", unit="layer", disable=None if progress else True, leave=False
     ) as bar:
-        model = build_graph(checkpoint, precision.make_format(checkpoint.config), on_layer=lambda _: bar.update())
+        weight_format = precision.make_format(checkpoint.config)
+        model = build_graph(checkpoint, weight_format, lambda _: bar.update(), operators=operators)
         total = sum(tensor.const_value.nbytes for tensor in model.graph.initializers.values())
         is_external = total > EMBEDDED_BYTES
         bar.set_postfix_str("writing")
@@ -130,20 +146,21 @@ def _describe_precision(checkpoint: Checkpoint, folder: Path, precision: Precisi
         "weight_bytes_by_type": coverage.weight_bytes,
         "vocabulary_tables": coverage.vocabulary_tables,
     }
-    return entry | ({"block_size": int8_block_size(config)} if precision.name == "int8" else {})
+    weight_format = precision.make_format(config)
+    return entry | ({"block_size": weight_format.block_size} if isinstance(weight_format, Blockwise) else {})
 
 
-def _manifest(checkpoint: Checkpoint, entries: dict[str, Any], source: str) -> dict[str, Any]:
-    fused = has_fused_rotary(checkpoint.config)
+def _manifest(
+    checkpoint: Checkpoint, entries: dict[str, Any], source: str, operators: type[Operators]
+) -> dict[str, Any]:
     return {
         "format": 1,
         "source": source,
         "parameters": parameter_counts(checkpoint.config),
         "precisions": entries,
-        "in_place_cache": True,
-        "rotary": "in GroupQueryAttention"
-        if fused
-        else f"separate RotaryEmbedding nodes: head_dim {checkpoint.config.head_dim} is no multiple of 16",
+        "operators": operators.name,
+        "in_place_cache": operators.in_place_cache,
+        "rotary": operators.rotary(checkpoint.config),
         "opset": OPSET,
         "minimum_onnxruntime": MINIMUM_ONNXRUNTIME,
         "versions": {"smoltext": VERSION} | {name: version(name) for name in ("onnx-ir", "onnxruntime", "torch")},

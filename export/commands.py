@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> None:
         Path(args.out),
         precisions,
         source=str(args.checkpoint),
+        portable=args.portable,
         compare=None if args.no_compare else compare_before_rename,
     )
     print(json.dumps(manifest) if args.json else "\n".join([*shown, f"bundle: {args.out}"]))

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
@@ -65,11 +66,23 @@ def _count(graph: ir.Graph, vocab_size: int, hidden_size: int) -> Coverage:
     for node in graph:
         position = WEIGHT_INPUT.get(node.op_type)
         weight = node.inputs[position] if position is not None else None
-        if weight is not None and weight.const_value is not None:
+        if weight is None:
+            continue
+        if weight.const_value is not None:
             weight_bytes[_stored_type(node, weight)] += weight.const_value.nbytes
+        elif (dequantized := _dequantized(weight)) is not None:
+            weight_bytes["float32"] += dequantized.const_value.size * np.dtype(np.float32).itemsize
     tensors = [value.const_value for value in graph.initializers.values()]
     tables = sum(vocab_size in tensor.shape.numpy() and tensor.size >= vocab_size * hidden_size for tensor in tensors)
     return Coverage(dict(weight_bytes), tables)
+
+
+def _dequantized(weight: ir.Value) -> ir.Value | None:
+    """The constant that is made floats at every step to be this weight, if it is one."""
+    producer = weight.producer()
+    if producer is None or producer.op_type != "DequantizeLinear" or producer.inputs[0].const_value is None:
+        return None
+    return producer.inputs[0]
 
 
 def _stored_type(node: ir.Node, weight: ir.Value) -> str:

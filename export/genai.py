@@ -15,7 +15,7 @@ ANY_LAYER = "%d"
 
 
 def genai_config(
-    config: ModelConfig, generation: Mapping[str, Any], precisions: Collection[str], *, in_place_cache: bool = True
+    config: ModelConfig, generation: Mapping[str, Any], precisions: Collection[str], *, in_place_cache: bool
 ) -> dict[str, Any]:
     """The content of `genai_config.json`.
 

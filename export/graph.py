@@ -1,37 +1,35 @@
-"""The decoder as an ONNX graph: `model/transformer.py` again, line by line, in onnxruntime's fused operators.
+"""The decoder as an ONNX graph: `model/transformer.py` again, line by line.
 
 The graph is written, not traced: each line below is a node that runs, so what is read here is what is executed, a
-weight is never in memory twice, and a precision chooses its operators at the place where the weight is used. That it
+weight is never in memory twice, and a precision chooses its operators at the place where the weight is used. Norms,
+SiLU and attention are a set of operators: fused ones (`operators.py`), or standard ones for other engines. That it all
 computes what the PyTorch model computes is held by the parity tests and by `python -m export compare`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from export.graph_builder import MICROSOFT, GraphBuilder
+from export.graph_builder import GraphBuilder
+from export.operators import FusedOperators, Operators
 from export.version import VERSION
 from export.weight_formats import Weight, WeightFormat
-from model import Checkpoint, ModelConfig
+from model import Checkpoint
 from model.transformer import rotary_tables
 from runtime import contract
 
 TO_THE_END = np.iinfo(np.int64).max
-# GroupQueryAttention rotates by itself only heads whose size is a multiple of this (its SIMD kernel's width).
-FUSED_ROTARY_MULTIPLE = 16
-
-
-def has_fused_rotary(config: ModelConfig) -> bool:
-    """Whether attention can apply RoPE itself; if not, RotaryEmbedding nodes stand before it."""
-    return config.head_dim % FUSED_ROTARY_MULTIPLE == 0
 
 
 def build_graph(
-    checkpoint: Checkpoint, weight_format: WeightFormat, on_layer: Callable[[int], None] = lambda _: None
+    checkpoint: Checkpoint,
+    weight_format: WeightFormat,
+    on_layer: Callable[[int], None] = lambda _: None,
+    *,
+    operators: type[Operators] = FusedOperators,
 ) -> ir.Model:
     """The graph of a checkpoint under the contract of `runtime/contract.py`.
 
@@ -39,44 +37,35 @@ def build_graph(
         checkpoint: config and weights; float32 weights are read only when the model is saved.
         weight_format: how the linear layers and the vocabulary table are stored and multiplied.
         on_layer: called with the number of each layer that is done.
+        operators: what everything between the weights is made of.
     """
-    return _DecoderGraph(checkpoint, weight_format).build(on_layer)
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """Values that every layer reads."""
-
-    position_ids: ir.Value  # int64 [batch_size, sequence_length]
-    seqlens_k: ir.Value  # int32 [batch_size]: tokens of a row after this call, less one
-    total: ir.Value  # int32 scalar: the longest row's tokens after this call
-    cos: ir.Value  # float32 [max_position_embeddings, head_dim / 2]
-    sin: ir.Value
+    return _DecoderGraph(checkpoint, weight_format, operators).build(on_layer)
 
 
 class _DecoderGraph:
-    def __init__(self, checkpoint: Checkpoint, weight_format: WeightFormat) -> None:
+    def __init__(self, checkpoint: Checkpoint, weight_format: WeightFormat, operators: type[Operators]) -> None:
         self.checkpoint = checkpoint
         self.config = checkpoint.config
         self.format = weight_format
-        self.builder = GraphBuilder("decoder")
+        self.builder = builder = GraphBuilder("decoder")
+        self.input_ids = builder.input(contract.INPUT_IDS, ir.DataType.INT64, [contract.BATCH, contract.SEQUENCE])
+        attention_mask = builder.input(contract.ATTENTION_MASK, ir.DataType.INT64, [contract.BATCH, contract.TOTAL])
+        self.position_ids = builder.input(contract.POSITION_IDS, ir.DataType.INT64, [contract.BATCH, contract.SEQUENCE])
+        cos, sin = (table.numpy() for table in rotary_tables(self.config))
+        self.operators = operators(builder, self.config, attention_mask, self.position_ids, (cos, sin))
 
     def build(self, on_layer: Callable[[int], None]) -> ir.Model:
         builder, config = self.builder, self.config
-        input_ids = builder.input(contract.INPUT_IDS, ir.DataType.INT64, [contract.BATCH, contract.SEQUENCE])
-        attention_mask = builder.input(contract.ATTENTION_MASK, ir.DataType.INT64, [contract.BATCH, contract.TOTAL])
-        position_ids = builder.input(contract.POSITION_IDS, ir.DataType.INT64, [contract.BATCH, contract.SEQUENCE])
-        shared = self._shared(attention_mask, position_ids)
-
         table = self._weight("model.embed_tokens", config.vocab_size, config.hidden_size)
-        residual = self.format.embedding(builder, input_ids, table)
+        residual = self.format.embedding(builder, self.input_ids, table)
         if config.learned_position_embeddings:
-            residual = self._add_learned_positions(residual, position_ids)
-        x = self._first_norm(residual, "model.layers.0.input_layernorm")
+            residual = self._add_learned_positions(residual)
+        first_norm = "model.layers.0.input_layernorm"
+        x = self.operators.norm(residual, self._norm_weight(first_norm), first_norm)
         presents: list[ir.Value] = []
         for layer in range(config.num_hidden_layers):
             prefix = f"model.layers.{layer}"
-            attended, present_key, present_value = self._attention(x, layer, shared)
+            attended, present_key, present_value = self._attention(x, layer)
             presents += [present_key, present_value]
             x, residual = self._add_and_norm(residual, attended, f"{prefix}.post_attention_layernorm")
             last = layer + 1 == config.num_hidden_layers
@@ -87,49 +76,18 @@ class _DecoderGraph:
         self._declare_presents(presents)
         return builder.model("smoltext", VERSION)
 
-    def _shared(self, attention_mask: ir.Value, position_ids: ir.Value) -> _Shared:
-        builder = self.builder
-        one = builder.constant("one", np.array([1], np.int64))
-        lengths = builder.op("ReduceSum", [attention_mask, one], name="seqlens/ReduceSum", keepdims=0)
-        last = builder.op("Sub", [lengths, one], name="seqlens/Sub")
-        total = builder.op("Shape", [attention_mask], name="total/Shape", start=1, end=2)
-        no_axes = builder.constant("scalar_shape", np.array([], np.int64))
-        total = builder.op("Reshape", [total, no_axes], name="total/Reshape")
-        cos, sin = (table.numpy() for table in rotary_tables(self.config))
-        return _Shared(
-            position_ids=position_ids,
-            seqlens_k=builder.op("Cast", [last], name="seqlens/Cast", to=ir.DataType.INT32),
-            total=builder.op("Cast", [total], name="total/Cast", to=ir.DataType.INT32),
-            cos=builder.constant("rotary.cos", cos),
-            sin=builder.constant("rotary.sin", sin),
-        )
-
-    def _attention(self, x: ir.Value, layer: int, shared: _Shared) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """GroupQueryAttention writes the new keys and values into the cache and attends over all of it."""
-        builder, config = self.builder, self.config
+    def _attention(self, x: ir.Value, layer: int) -> tuple[ir.Value, ir.Value, ir.Value]:
+        config, operators = self.config, self.operators
         prefix = f"model.layers.{layer}.self_attn"
         cache_shape = [contract.BATCH, config.num_key_value_heads, contract.PAST, config.head_dim]
         past_key, past_value = (
-            builder.input(name, ir.DataType.FLOAT, cache_shape) for name in contract.past_names(layer)
+            self.builder.input(name, ir.DataType.FLOAT, cache_shape) for name in contract.past_names(layer)
         )
-        fused = has_fused_rotary(config)
-        if fused:
-            query, key, value = self._packed_qkv(x, prefix), None, None
+        if operators.packs_qkv:
+            qkv = [self._packed_qkv(x, prefix)]
         else:
-            query, key, value = self._rotated_qkv(x, prefix, shared)
-        rotary_inputs = [shared.cos, shared.sin, shared.position_ids] if fused else []
-        attended, present_key, present_value = builder.op(
-            "GroupQueryAttention",
-            [query, key, value, past_key, past_value, shared.seqlens_k, shared.total, *rotary_inputs],
-            name=f"{prefix}/GroupQueryAttention",
-            domain=MICROSOFT,
-            outputs=3,
-            num_heads=config.num_attention_heads,
-            kv_num_heads=config.num_key_value_heads,
-            scale=config.head_dim**-0.5,
-            do_rotary=int(fused),
-            rotary_interleaved=int(fused and config.rope_interleaved),
-        )
+            qkv = [self._linear(x, f"{prefix}.{name}_proj") for name in "qkv"]
+        attended, present_key, present_value = operators.attention(qkv, past_key, past_value, prefix)
         return self._linear(attended, f"{prefix}.o_proj"), present_key, present_value
 
     def _packed_qkv(self, x: ir.Value, prefix: str) -> ir.Value:
@@ -146,28 +104,9 @@ class _DecoderGraph:
         )
         return self.format.linear(self.builder, x, packed)
 
-    def _rotated_qkv(self, x: ir.Value, prefix: str, shared: _Shared) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Three products, and RoPE by nodes of its own."""
-        query, key, value = (self._linear(x, f"{prefix}.{name}_proj") for name in "qkv")
-        heads = self.config.num_attention_heads, self.config.num_key_value_heads
-        query, key = (
-            self.builder.op(
-                "RotaryEmbedding",
-                [part, shared.position_ids, shared.cos, shared.sin],
-                name=f"{prefix}/RotaryEmbedding_{name}",
-                domain=MICROSOFT,
-                interleaved=int(self.config.rope_interleaved),
-                num_heads=num_heads,
-                rotary_embedding_dim=0,
-            )
-            for part, name, num_heads in zip((query, key), "qk", heads, strict=True)
-        )
-        return query, key, value
-
     def _mlp(self, x: ir.Value, prefix: str) -> ir.Value:
         gate = self._linear(x, f"{prefix}.gate_proj")
-        # x * sigmoid(alpha * x) with alpha 1 is SiLU, in one pass over memory.
-        gate = self.builder.op("QuickGelu", [gate], name=f"{prefix}/SiLU", domain=MICROSOFT, alpha=1.0)
+        gate = self.operators.silu(gate, prefix)
         gated = self.builder.op("Mul", [gate, self._linear(x, f"{prefix}.up_proj")], name=f"{prefix}/Mul")
         return self._linear(gated, f"{prefix}.down_proj")
 
@@ -194,35 +133,15 @@ class _DecoderGraph:
         for value, name in zip(presents, names, strict=True):
             self.builder.output(value, name, ir.DataType.FLOAT, shape)
 
-    def _add_learned_positions(self, embedded: ir.Value, position_ids: ir.Value) -> ir.Value:
+    def _add_learned_positions(self, embedded: ir.Value) -> ir.Value:
         name = "model.embed_positions"
         shape = (self.config.max_position_embeddings, self.config.hidden_size)
         table = self.builder.lazy_constant(f"{name}.weight", shape, self._loader(f"{name}.weight"))
-        rows = self.builder.op("Gather", [table, position_ids], name=f"{name}/Gather")
+        rows = self.builder.op("Gather", [table, self.position_ids], name=f"{name}/Gather")
         return self.builder.op("Add", [embedded, rows], name=f"{name}/Add")
 
-    def _first_norm(self, x: ir.Value, name: str) -> ir.Value:
-        weight = self._norm_weight(name)
-        return self.builder.op(
-            "SimplifiedLayerNormalization",
-            [x, weight],
-            name=f"{name}/RMSNorm",
-            axis=-1,
-            epsilon=self.config.rms_norm_eps,
-            stash_type=1,
-        )
-
     def _add_and_norm(self, residual: ir.Value, addend: ir.Value, name: str) -> tuple[ir.Value, ir.Value]:
-        """Residual + addend, and its RMSNorm, in one pass: (normalized, sum)."""
-        normalized, _, _, summed = self.builder.op(
-            "SkipSimplifiedLayerNormalization",
-            [residual, addend, self._norm_weight(name)],
-            name=f"{name}/AddRMSNorm",
-            domain=MICROSOFT,
-            outputs=4,
-            epsilon=self.config.rms_norm_eps,
-        )
-        return normalized, summed
+        return self.operators.add_and_norm(residual, addend, self._norm_weight(name), name)
 
     def _norm_weight(self, name: str) -> ir.Value:
         return self.builder.constant(f"{name}.weight", self._load(f"{name}.weight"))

@@ -21,7 +21,7 @@ class GraphBuilder:
     """Collects nodes and initializers in order and makes a model of them."""
 
     def __init__(self, name: str) -> None:
-        self.graph = ir.Graph([], [], nodes=[], name=name, opset_imports={"": OPSET, MICROSOFT: 1})
+        self.graph = ir.Graph([], [], nodes=[], name=name, opset_imports={"": OPSET})
 
     def input(
         self, name: str, dtype: ir.DataType, shape: Sequence[int | str], *, default: np.ndarray | None = None
@@ -94,5 +94,6 @@ class GraphBuilder:
         return self.graph.initializers[name]
 
     def model(self, producer: str, version: str) -> ir.Model:
-        """The finished model."""
+        """The finished model; it asks for onnxruntime's operators only where it has some."""
+        self.graph.opset_imports.update({node.domain: 1 for node in self.graph if node.domain})
         return ir.Model(self.graph, ir_version=IR_VERSION, producer_name=producer, producer_version=version)

@@ -15,7 +15,7 @@ def config(**changes) -> ModelConfig:
 
 
 def test_names_are_the_contracts():
-    decoder = genai_config(config(), {}, ["fp32"])["model"]["decoder"]
+    decoder = genai_config(config(), {}, ["fp32"], in_place_cache=True)["model"]["decoder"]
     names = decoder["inputs"] | decoder["outputs"]
     assert names.pop("past_key_names") % 3 == contract.past_names(3)[0]
     assert names.pop("past_value_names") % 3 == contract.past_names(3)[1]
@@ -25,7 +25,7 @@ def test_names_are_the_contracts():
 
 
 def test_sizes_are_the_models():
-    content = genai_config(config(), {}, ["fp32"])["model"]
+    content = genai_config(config(), {}, ["fp32"], in_place_cache=True)["model"]
     assert content["context_length"] == BASE["max_position_embeddings"]
     assert content["decoder"]["head_size"] == BASE["head_dim"]
     for name in ("num_attention_heads", "num_key_value_heads", "num_hidden_layers", "hidden_size"):
@@ -37,7 +37,7 @@ def test_sizes_are_the_models():
     [(["fp32", "int8", "q8"], "model_int8.onnx"), (["fp32", "q8"], "model_quantized.onnx"), (["fp32"], "model.onnx")],
 )
 def test_the_graph_is_the_one_that_our_runtime_prefers(precisions, file):
-    assert genai_config(config(), {}, precisions)["model"]["decoder"]["filename"] == f"onnx/{file}"
+    assert genai_config(config(), {}, precisions, in_place_cache=True)["model"]["decoder"]["filename"] == f"onnx/{file}"
 
 
 @pytest.mark.parametrize(
@@ -50,10 +50,10 @@ def test_the_graph_is_the_one_that_our_runtime_prefers(precisions, file):
     ],
 )
 def test_special_tokens(changes, generation, expected):
-    content = genai_config(config(**changes), generation, ["fp32"])["model"]
+    content = genai_config(config(**changes), generation, ["fp32"], in_place_cache=True)["model"]
     assert {name: content[name] for name in content if name.endswith("token_id")} == expected
 
 
 def test_a_graph_without_an_in_place_cache_shares_no_buffer():
-    assert genai_config(config(), {}, ["fp32"])["search"]["past_present_share_buffer"]
+    assert genai_config(config(), {}, ["fp32"], in_place_cache=True)["search"]["past_present_share_buffer"]
     assert not genai_config(config(), {}, ["fp32"], in_place_cache=False)["search"]["past_present_share_buffer"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.graph import has_fused_rotary
+from export.operators import has_fused_rotary
 from export.weight_formats import Float
 from runtime import contract
 from tests.export.graphs import BASE, CHANGES, Graph, make_checkpoint, relative_difference
