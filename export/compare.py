@@ -78,7 +78,8 @@ def compare(
     if len(token_ids) <= PROMPT_TOKENS:
         raise ExportError(f"the text has {len(token_ids)} tokens; comparing needs more than {PROMPT_TOKENS}")
     window = min(window, context)
-    own, counted = _predict(reference, sessions, token_ids, window, progress)
+    parts = list(windows(token_ids, window, bundle.bos_token_id))
+    own, counted = _predict(reference, sessions, parts, progress)
     prompt = list(token_ids[:PROMPT_TOKENS])
     continuation = Continuation.of(reference, prompt, min(CONTINUED_TOKENS, context - len(prompt)))
     looked = _look_inside(bundle, reference, sessions, token_ids, progress) if details else {}
@@ -93,12 +94,20 @@ def compare(
 
 
 def sample_tokens(bundle: Bundle, session: DecoderSession, progress: bool) -> list[int]:
-    """A text that the model itself writes, at temperature 1 from its BOS token: in its own distribution by design."""
+    """Documents that the model itself writes, at temperature 1 from its BOS token: its own distribution by design."""
     sampler = make_sampler(SamplingOptions(temperature=1, top_p=1, seed=0))
     start = bundle.bos_token_id if bundle.bos_token_id is not None else 0
-    length = min(SAMPLED_TOKENS, bundle.shape.max_position_embeddings) - 1
-    steps = generate_step(session, [start], max_new_tokens=length, sampler=sampler)
-    return [start, *_bar(steps, progress, total=length, desc="sample", unit="token")]
+    longest = min(SAMPLED_TOKENS, bundle.shape.max_position_embeddings - 1)
+    token_ids = [start]
+    while len(token_ids) < SAMPLED_TOKENS:
+        document = generate_step(session, [start], max_new_tokens=longest, sampler=sampler)
+        for token_id in _bar(document, progress, desc="sample", unit="token"):
+            token_ids.append(token_id)
+            if token_id in bundle.eos_token_ids:
+                break
+        if token_ids[-1] != start:
+            token_ids.append(start)
+    return token_ids[:SAMPLED_TOKENS]
 
 
 def _best_of(bundle: Bundle, sessions: dict[str, DecoderSession]) -> SessionReference:
@@ -107,11 +116,11 @@ def _best_of(bundle: Bundle, sessions: dict[str, DecoderSession]) -> SessionRefe
 
 
 def _predict(
-    reference: Reference, sessions: dict[str, DecoderSession], token_ids: Sequence[int], window: int, progress: bool
+    reference: Reference, sessions: dict[str, DecoderSession], parts: list[list[int]], progress: bool
 ) -> tuple[Prediction, dict[str, _Counted]]:
     """Run all windows through the reference and every session."""
     own, counted = Prediction(), {name: _Counted() for name in sessions}
-    for part in _bar(list(windows(token_ids, window)), progress, desc="compare", unit="window"):
+    for part in _bar(parts, progress, desc="compare", unit="window"):
         targets = np.array(part[1:])
         expected = reference.logits(part)[:-1]
         own.add(expected, targets)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
@@ -20,10 +21,19 @@ BLOCK_TOKENS, LEAST_BLOCKS = 64, 16
 BIN_BITS, BINS = 16, 2**15
 
 
-def windows(token_ids: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Cut a text into windows that overlap by one token, so that each token but the first is predicted exactly once."""
-    for start in range(0, len(token_ids) - 1, size - 1):
-        yield list(token_ids[start : start + size])
+def windows(token_ids: Sequence[int], size: int, document_start: int | None = None) -> Iterator[list[int]]:
+    """Cut a text into windows that overlap by one token, so that each token but the first is predicted exactly once.
+
+    Args:
+        token_ids: the text.
+        size: the longest window, at least 2.
+        document_start: a token (the BOS, say) at which a window begins in any case, so that no document is predicted
+            from the one before it.
+    """
+    starts = [place for place, token_id in enumerate(token_ids) if place and token_id == document_start]
+    for first, last in pairwise([0, *starts, len(token_ids) - 1]):
+        for start in range(first, last, size - 1):
+            yield list(token_ids[start : min(start + size, last + 1)])
 
 
 @dataclass

@@ -27,6 +27,13 @@ def test_windows_predict_every_token_but_the_first_exactly_once():
         assert all(2 <= len(part) <= 10 for part in parts)
 
 
+def test_no_window_reaches_from_one_document_into_the_next():
+    tokens = [0, 5, 6, 7, 0, 8, 0, 0, 9, 9, 9, 9, 0]
+    parts = list(windows(tokens, 3, document_start=0))
+    assert parts == [[0, 5, 6], [6, 7, 0], [0, 8, 0], [0, 0], [0, 9, 9], [9, 9, 9], [9, 0]]
+    assert [target for part in parts for target in part[1:]] == tokens[1:]
+
+
 def test_divergence_and_perplexity_of_distributions_worked_out_by_hand():
     reference = np.log(np.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]], np.float32))
     candidate = np.log(np.array([[0.25, 0.5, 0.25], [0.2, 0.2, 0.6]], np.float32)) + np.float32(3)
