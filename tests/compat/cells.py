@@ -7,10 +7,12 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.compat.environments import Engine
+from tests.compat.expected import Continuation
 
 TIMEOUT_SECONDS = 600
 OK = "ok"
@@ -24,21 +26,31 @@ MISSING_OPERATOR = (
 LONGEST_MESSAGE = 120
 
 
-def run_cells(
-    engine: Engine,
-    bundle: Path,
-    files: Mapping[str, str],
-    expected: Mapping[str, Sequence[Sequence[int]]],
-    prompts: Sequence[Sequence[int]],
-    python: str | None = None,
-) -> dict[str, str]:
+@dataclass(frozen=True)
+class Case:
+    """A bundle, and what must come out of it.
+
+    Attributes:
+        bundle: its folder.
+        files: precision -> ONNX file within it.
+        prompts: token ids to go on from.
+        expected: precision -> the right continuation of each prompt.
+    """
+
+    bundle: Path
+    files: Mapping[str, str]
+    prompts: Sequence[Sequence[int]]
+    expected: Mapping[str, Sequence[Continuation]]
+
+
+def run_cells(engine: Engine, case: Case, python: str | None = None) -> dict[str, str]:
     """A word for each precision: ok, where the tokens first differ, or what is missing."""
-    new_tokens = len(next(iter(expected.values()))[0])
-    job = {"bundle": str(bundle), "files": dict(files), "prompts": prompts, "new_tokens": new_tokens}
+    new_tokens = len(case.expected["fp32"][0].token_ids)
+    job = {"bundle": str(case.bundle), "files": case.files, "prompts": case.prompts, "new_tokens": new_tokens}
     answers, end = _ask(engine, job, python)
     return {
-        precision: _word(answers[precision], expected[precision]) if precision in answers else end
-        for precision in files
+        precision: _word(answers[precision], case.expected[precision]) if precision in answers else end
+        for precision in case.files
     }
 
 
@@ -47,7 +59,7 @@ def _ask(engine: Engine, job: dict[str, Any], python: str | None) -> tuple[dict[
     with tempfile.TemporaryDirectory() as folder:
         job_file, answers_file = Path(folder) / "job.json", Path(folder) / "answers.json"
         job_file.write_text(json.dumps(job))
-        command = [*engine.command(python), str(job_file), str(answers_file)]
+        command = [*engine.command(python), str(job_file), str(answers_file), *engine.options]
         try:
             result = subprocess.run(
                 command, env=engine.variables(), capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
@@ -60,13 +72,15 @@ def _ask(engine: Engine, job: dict[str, Any], python: str | None) -> tuple[dict[
     return answers, end
 
 
-def _word(answer: Any, expected: Sequence[Sequence[int]]) -> str:
+def _word(answer: Any, expected: Sequence[Continuation]) -> str:
     if isinstance(answer, dict):
         return _describe_error(answer["error"])
     for number, (found, right) in enumerate(zip(answer, expected, strict=True), start=1):
-        if list(found) != list(right):
-            same = next((i for i, pair in enumerate(zip(found, right, strict=False)) if pair[0] != pair[1]), len(found))
-            return f"prompt {number} differs at token {same + 1}"
+        if found != right.token_ids:
+            pairs = enumerate(zip(found, right.token_ids, strict=False))
+            at = next((place for place, (one, other) in pairs if one != other), len(found))
+            margin = right.margins[at] if at < len(right.margins) else 0.0
+            return f"prompt {number} differs at token {at + 1} (margin {margin:.2g})"
     return OK
 
 

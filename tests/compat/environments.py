@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
@@ -29,6 +30,8 @@ class Engine:
         environment: folder under .compat/; None for ours.
         packages: what pip (or, for a JavaScript program, npm) installs there.
         portable: whether it gets the bundle of standard operators.
+        options: further arguments of its program.
+        known: precision -> why its cell is not ok, where that is understood and not ours to change.
     """
 
     name: str
@@ -36,6 +39,8 @@ class Engine:
     environment: str | None = None
     packages: tuple[str, ...] = ()
     portable: bool = False
+    options: tuple[str, ...] = ()
+    known: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def npm_folder(self) -> Path | None:

@@ -8,7 +8,7 @@ from tests.compat.expected import greedy
 
 
 def load(bundle: Path, file: str) -> Generate:
-    return lambda prompt_ids, new_tokens: greedy(bundle, file, prompt_ids, new_tokens, in_place=False)
+    return lambda prompt_ids, new_tokens: greedy(bundle, file, prompt_ids, new_tokens, in_place=False).token_ids
 
 
 answer(load)
