@@ -1,4 +1,4 @@
-"""`python -m export`: run, compare, inspect. Parses the command line; `commands.py` does the work."""
+"""`python -m export`: run, compare, push, inspect. Parses the command line; `commands.py` does the work."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
     _add_compare(commands)
+    _add_push(commands)
     _add_inspect(commands)
     return parser.parse_args(arguments)
 
@@ -82,6 +83,26 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--min-top1", metavar=limit, help="share of equal likeliest tokens; default 0.99 to 0.7")
     parser.add_argument("--max-perplexity-change", metavar=limit, help="as a fraction, up or down; default 1e-4 to 0.3")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _add_push(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "push",
+        help="bundle -> the Hub",
+        description="Upload what a bundle's manifest lists, in one commit. After a dropped connection, run it again: "
+        "only what is missing is sent.",
+        epilog="example:\n  python -m export push bundles/demo --repo me/demo-onnx --license apache-2.0",
+        formatter_class=RAW,
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder")
+    parser.add_argument("--repo", required=True, metavar="OWNER/NAME", help="a model repository; made if there is none")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--revision", metavar="BRANCH", help="default main; made if there is none")
+    parser.add_argument("--license", metavar="ID", help="for the model card; default: the base model's own")
+    parser.add_argument(
+        "--base-model", metavar="HUB_ID", help="for the model card; default: what was exported, if it came by Hub id"
+    )
+    parser.add_argument("--json", action="store_true", help="print what was sent as JSON")
 
 
 def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -49,6 +49,7 @@ def export_bundle(
     precisions: Sequence[Precision],
     *,
     source: str,
+    base_model: str | None = None,
     compare: Callable[[Path], dict[str, Any]] | None = None,
     portable: bool = False,
     progress: bool = True,
@@ -60,6 +61,7 @@ def export_bundle(
         out: the bundle's folder.
         precisions: one graph each.
         source: how the user named the checkpoint, for the manifest.
+        base_model: its Hub id if it came from there, for the model card.
         compare: called with the finished folder before it takes its place; its figures go into manifest and card.
         portable: write standard ONNX operators alone, for other engines: slower, and without a cache in place.
         progress: show a bar on stderr if that is a terminal.
@@ -92,6 +94,8 @@ def export_bundle(
             folder / genai.FILE, genai.genai_config(checkpoint.config, generation, entries, in_place_cache=in_place)
         )
         manifest = _manifest(checkpoint, entries, source, operators)
+        if base_model is not None:
+            manifest["base_model"] = base_model
         write_json(folder / MANIFEST, manifest)
         if compare is not None:
             manifest["comparison"] = compare(folder)

@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> None:
         Path(args.out),
         precisions,
         source=str(args.checkpoint),
+        base_model=None if Path(args.checkpoint).exists() else args.checkpoint,
         portable=args.portable,
         compare=None if args.no_compare else compare_before_rename,
     )
@@ -67,6 +68,22 @@ def compare(args: argparse.Namespace) -> None:
     print(json.dumps(comparison.to_dict() | {"shortfalls": faults}) if args.json else table(comparison))
     if faults:
         raise ExportError(f"too far from {comparison.reference.name}: {'; '.join(faults)}")
+
+
+def push(args: argparse.Namespace) -> None:
+    """Upload, and say what was sent."""
+    from export import hub
+
+    pushed = hub.push(
+        args.bundle,
+        args.repo,
+        private=args.private,
+        revision=args.revision,
+        license_id=args.license,
+        base_model=args.base_model,
+    )
+    sent = f"{len(pushed.uploaded)} files sent ({pushed.uploaded_bytes / 1e6:.1f} MB), {len(pushed.unchanged)} there"
+    print(json.dumps(pushed.to_dict()) if args.json else f"{sent}\n{pushed.url} at {pushed.revision}: {pushed.commit}")
 
 
 def inspect(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ CARD = """\
 ---
 library_name: onnx
 pipeline_tag: text-generation
-tags: [onnx, onnxruntime, smoltext]
+tags: [onnx, onnxruntime, smoltext]{base_model}
 ---
 
 # {name}, as ONNX
@@ -42,7 +42,10 @@ def model_card(config: ModelConfig, manifest: dict[str, Any]) -> str:
         f"| {entry['summary']} |"
         for name, entry in manifest["precisions"].items()
     )
+    base_model = manifest.get("base_model")
     return CARD.format(
+        # The Hub's word for what was made from a model in another format is a quantization of it.
+        base_model=f"\nbase_model: {base_model}\nbase_model_relation: quantized" if base_model else "",
         name=manifest["source"].rstrip("/").rpartition("/")[2],
         parameters=manifest["parameters"]["total"],
         rows=rows,

@@ -32,18 +32,13 @@ def resolve_checkpoint(name: str | Path, revision: str | None = None) -> Path:
         raise CheckpointNotFoundError(f"there is no folder {name}; give a checkpoint's folder or its Hub id")
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import (
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
-        )
+        from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
     except ImportError:
         raise CheckpointError(f"there is no folder {name}; for the Hub: pip install huggingface_hub") from None
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(DOWNLOADED)))
     except (RepositoryNotFoundError, HFValidationError):
         raise CheckpointNotFoundError(f"there is neither a folder nor a Hub repository {name}") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - the library's HTTP client has classes of its own for dropped connections
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"there is no folder {name}, and the Hub could not be asked: {reason}") from None

@@ -1,0 +1,244 @@
+"""Down from a Hub and up to it, over its own protocol, with connections that drop."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from export.bundle import export_bundle
+from export.precisions import parse_precisions
+from model import Checkpoint
+from tests.export.graphs import make_checkpoint
+from tests.export.hub_server import TOKEN, blob_id, running_hub
+from tests.goldens.make_tiny_bundle import VOCAB_SIZE, make_tokenizer
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+REPO = "someone/tiny-onnx"
+
+
+@pytest.fixture
+def hub():
+    with running_hub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def checkpoint_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    make_checkpoint(folder, {"vocab_size": VOCAB_SIZE, "bos_token_id": 0, "eos_token_id": 0})
+    make_tokenizer().save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole_bundle(checkpoint_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bundles") / "tiny"
+    precisions = parse_precisions("fp32,int8")
+    export_bundle(Checkpoint(checkpoint_folder), out, precisions, source="somewhere/tiny", progress=False)
+    return out
+
+
+@pytest.fixture
+def bundle(whole_bundle, tmp_path):
+    return shutil.copytree(whole_bundle, tmp_path / "bundle")
+
+
+@pytest.fixture
+def run(hub, tmp_path):
+    """Run a command line against the Hub; HF_ENDPOINT is read when huggingface_hub is loaded, so in a process."""
+
+    def run(*arguments, token: str | None = TOKEN, endpoint: str | None = None):
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        environment |= {
+            "HF_ENDPOINT": endpoint or hub.url,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "NO_PROXY": "127.0.0.1",
+            "OMP_NUM_THREADS": "1",
+        }
+        if token is not None:
+            environment["HF_TOKEN"] = token
+        command = [sys.executable, "-m", *map(str, arguments)]
+        return subprocess.run(
+            command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    return run
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def pushed(done) -> dict:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def one_line(done) -> str:
+    assert done.returncode == 1, done.stdout
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+def completed(attempt):
+    """A command that may fail once, in words, where a connection was cut, and then ends well."""
+    done = attempt()
+    if done.returncode:
+        assert "Traceback" not in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("error: ")
+        done = attempt()
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_push_makes_a_repository_with_exactly_the_manifests_files(hub, run, bundle):
+    (bundle / "notes.txt").write_text("mine")
+    (bundle / "onnx" / "model_q4.onnx.bak").write_text("mine")
+    result = pushed(run("export", "push", bundle, "--repo", REPO, "--private", "--json"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    expected = {*manifest["files"], "manifest.json"}
+    assert set(result["uploaded"]) == expected
+    assert hub.repos[REPO]["main"].keys() == expected | {".gitattributes"}
+    assert REPO in hub.private
+    local = files_of(bundle)
+    assert all(hub.repos[REPO]["main"][name] == local[name] for name in manifest["files"])
+    assert result["commit"] == hub.head(REPO, "main")[0]
+
+
+def test_pushing_again_sends_nothing(hub, run, bundle):
+    first = pushed(run("export", "push", bundle, "--repo", REPO, "--json"))
+    hub.requests.clear()
+    again = run("export", "push", bundle, "--repo", REPO, "--json")
+    assert (pushed(again)["uploaded"], pushed(again)["commit"]) == ([], first["commit"])
+    assert hub.sent("PUT") == []
+    assert not any("/commit/" in path for path in hub.sent("POST"))
+
+
+def test_a_new_version_sends_what_changed_and_removes_the_graphs_that_are_gone(hub, run, bundle, checkpoint_folder):
+    pushed(run("export", "push", bundle, "--repo", REPO, "--json"))
+    export_bundle(Checkpoint(checkpoint_folder), bundle, parse_precisions("fp32"), source="new", progress=False)
+    result = pushed(run("export", "push", bundle, "--repo", REPO, "--json"))
+    assert set(result["uploaded"]) >= {"README.md", "manifest.json"}
+    assert "onnx/model.onnx" in result["unchanged"]
+    assert result["deleted"] == ["onnx/model_int8.onnx"]
+    assert hub.repos[REPO]["main"].keys() == files_of(bundle).keys() | {".gitattributes"}
+
+
+def test_after_a_dropped_connection_only_what_is_missing_is_sent(hub, run, bundle):
+    large = [name for name in files_of(bundle) if name.endswith(".onnx")]
+    assert len(large) == 2
+    hub.drops = {"/commit/": 1}  # both graphs have arrived, the commit has not
+    error = one_line(run("export", "push", bundle, "--repo", REPO))
+    assert "run the same command again" in error
+    assert hub.repos[REPO]["main"].keys() == {".gitattributes"}
+    assert len(hub.large_files) == 2
+    hub.requests.clear()
+    assert set(pushed(run("export", "push", bundle, "--repo", REPO, "--json"))["uploaded"]) >= {*large, "config.json"}
+    assert hub.sent("PUT") == []
+    assert hub.repos[REPO]["main"].keys() == files_of(bundle).keys() | {".gitattributes"}
+
+
+def test_a_graph_whose_upload_drops_arrives_in_the_end(hub, run, bundle):
+    hub.drops = {"/lfs/": 1}
+    done = completed(lambda: run("export", "push", bundle, "--repo", REPO, "--json"))
+    assert "onnx/model.onnx" in pushed(done)["uploaded"]
+    assert hub.drops == {"/lfs/": 0}
+    assert hub.repos[REPO]["main"]["onnx/model.onnx"] == (bundle / "onnx" / "model.onnx").read_bytes()
+
+
+def test_the_card_gets_licence_and_base_model(hub, run, bundle):
+    hub.repos["base/model"] = {"main": {"config.json": b"{}"}}
+    hub.licenses["base/model"] = "apache-2.0"
+    before = files_of(bundle)
+    pushed(run("export", "push", bundle, "--repo", REPO, "--base-model", "base/model", "--json"))
+    card = hub.repos[REPO]["main"]["README.md"].decode()
+    for line in ("license: apache-2.0", "base_model: base/model", "library_name: onnx", "# tiny, as ONNX"):
+        assert line in card
+    assert files_of(bundle) == before
+    given = run("export", "push", bundle, "--repo", REPO, "--license", "mit", "--base-model", "base/model", "--json")
+    assert pushed(given)["uploaded"] == ["README.md"]
+    assert "license: mit" in hub.repos[REPO]["main"]["README.md"].decode()
+
+
+def test_a_changed_file_is_refused_before_anything_is_sent(hub, run, bundle):
+    path = bundle / "onnx" / "model_int8.onnx"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    assert "model_int8.onnx changed since the export" in one_line(run("export", "push", bundle, "--repo", REPO))
+    assert hub.requests == []
+
+
+def test_a_manifest_that_leads_out_of_the_bundle_is_refused(hub, run, bundle, tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("mine")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    entry = {"bytes": 4, "sha256": hashlib.sha256(b"mine").hexdigest()}
+    (bundle / "manifest.json").write_text(
+        json.dumps(manifest | {"files": manifest["files"] | {"../secret.txt": entry}})
+    )
+    assert "outside the bundle" in one_line(run("export", "push", bundle, "--repo", REPO))
+    assert hub.requests == []
+
+
+def test_errors_of_push_are_one_line_each(hub, run, bundle):
+    assert "HF_TOKEN" in one_line(run("export", "push", bundle, "--repo", REPO, token=None))
+    assert "HF_TOKEN" in one_line(run("export", "push", bundle, "--repo", REPO, token="hf_wrong"))
+    assert "OWNER/NAME" in one_line(run("export", "push", bundle, "--repo", "datasets/someone/tiny"))
+    assert "connection" in one_line(run("export", "push", bundle, "--repo", REPO, endpoint="http://127.0.0.1:9"))
+    hub.repos["someone/weights"] = {"main": {"config.json": b"{}", "model.safetensors": b"0"}}
+    assert "no bundle" in one_line(run("export", "push", bundle, "--repo", "someone/weights"))
+    assert hub.repos["someone/weights"]["main"].keys() == {"config.json", "model.safetensors"}
+
+
+def test_a_checkpoint_is_exported_by_its_id_and_revision(hub, run, checkpoint_folder, tmp_path):
+    weights = files_of(checkpoint_folder)
+    hub.repos["base/tiny"] = {"main": {"config.json": b"{}"}, "v1": weights | {"evil.bin": b"pickle"}}
+    hub.drops = {"model.safetensors": 1}  # HEAD first, then the body: cut in the middle
+    out = tmp_path / "out"
+    arguments = ("export", "run", "base/tiny", "--revision", "v1", "--out", out, "--precisions", "fp32", "--no-compare")
+    completed(lambda: run(*arguments))
+    assert hub.drops == {"model.safetensors": 0}
+    assert not any("evil.bin" in path for path in hub.sent("GET"))
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["base_model"] == "base/tiny"
+    assert "base_model: base/tiny" in (out / "README.md").read_text()
+
+
+def test_what_was_pushed_is_run_and_inspected_by_its_id_and_revision(hub, run, bundle):
+    result = pushed(run("export", "push", bundle, "--repo", REPO, "--revision", "v2", "--license", "mit", "--json"))
+    assert result["revision"] == "v2"
+    assert hub.repos[REPO]["main"].keys() == {".gitattributes"}
+    hub.drops = {"model_int8.onnx": 1}
+    arguments = ("runtime", "generate", REPO, "--revision", "v2", "--prompt", "The cat", "--greedy", "--json")
+    done = completed(lambda: run(*arguments, token=None))
+    assert hub.drops == {"model_int8.onnx": 0}
+    here = run("runtime", "generate", bundle, "--prompt", "The cat", "--greedy", "--json")
+    assert json.loads(done.stdout)["token_ids"] == json.loads(here.stdout)["token_ids"]
+    hub.repos[REPO]["main"] = hub.repos[REPO]["v2"] | {"README.md": b"edited on the Hub"}
+    inspected = run("export", "inspect", REPO)
+    assert "all files are whole" in inspected.stdout, inspected.stderr
+
+
+def test_what_is_not_there_is_one_line(hub, run, tmp_path):
+    hub.repos[REPO] = {"main": {"config.json": b"{}"}}
+    assert "someone/else" in one_line(run("export", "run", "someone/else", "--out", tmp_path / "never"))
+    assert "someone/else" in one_line(run("runtime", "generate", "someone/else"))
+    assert REPO in one_line(run("runtime", "generate", REPO, "--revision", "v9"))
+    assert not (tmp_path / "never").exists()
+
+
+def test_the_servers_hashes_are_gits(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"hello\n")
+    assert blob_id(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
