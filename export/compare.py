@@ -67,7 +67,7 @@ def compare(
     if window < 2:
         raise ExportError(f"a window of {window} tokens predicts nothing; take at least 2")
     context = bundle.shape.max_position_embeddings
-    names = sorted(bundle.precisions, key=lambda name: -_file_bytes(bundle, name))
+    names = sorted(bundle.precisions, key=lambda name: -bundle.file_bytes(name))
     # Threads that spin between calls would take the reference's time, and each other's.
     sessions = {name: DecoderSession(bundle, name, threads=threads, spin=False) for name in names}
     reference = reference or _best_of(bundle, sessions)
@@ -180,7 +180,7 @@ def _figures(
         int8_weight_fraction=bundle.manifest.get("precisions", {})
         .get(session.precision, {})
         .get("int8_weight_fraction"),
-        file_bytes=_file_bytes(bundle, session.precision),
+        file_bytes=bundle.file_bytes(session.precision),
         prefill_tokens_per_second=row.prefill_tokens_per_second,
         decode_tokens_per_second=row.decode_tokens_per_second,
         details=details,
@@ -201,8 +201,3 @@ def _bench_tokens(bundle: Bundle) -> tuple[int, int]:
 
 def _bar(items: Iterable[Any], progress: bool, **options: Any) -> Any:
     return tqdm(items, disable=None if progress else True, leave=False, **options)
-
-
-def _file_bytes(bundle: Bundle, precision: str) -> int:
-    path = bundle.model_file(precision)
-    return sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
