@@ -10,7 +10,9 @@ from runtime import contract
 from runtime.bundle import PRECISION_FILES
 
 FILE = "genai_config.json"
-# Engines that print names by number, as printf does.
+# Inputs for which onnxruntime-genai has the contract's words.
+SAME_WORDS = (contract.INPUT_IDS, contract.ATTENTION_MASK, contract.POSITION_IDS)
+# The layer in the name of a cache tensor, as printf has it.
 ANY_LAYER = "%d"
 
 
@@ -54,14 +56,12 @@ def _decoder(config: ModelConfig, precisions: Collection[str]) -> dict[str, Any]
         "num_key_value_heads": config.num_key_value_heads,
         "num_hidden_layers": config.num_hidden_layers,
         "inputs": {
-            "input_ids": contract.INPUT_IDS,
-            "attention_mask": contract.ATTENTION_MASK,
-            "position_ids": contract.POSITION_IDS,
+            **{name: name for name in SAME_WORDS},
             "past_key_names": past_key,
             "past_value_names": past_value,
         },
         "outputs": {
-            "logits": contract.LOGITS,
+            contract.LOGITS: contract.LOGITS,
             "present_key_names": present_key,
             "present_value_names": present_value,
         },
