@@ -15,7 +15,7 @@ demo: .venv/installed
 	$(BIN)/python -m train run stories-tiny --out runs/demo --overwrite
 	$(BIN)/python -m export run runs/demo/checkpoint --out bundles/demo --text runs/demo/held_out.txt
 	@echo; echo "A story by the int8 model:"; echo
-	@$(BIN)/python -m runtime generate bundles/demo --prompt "" --precision int8 --seed 7
+	@$(BIN)/python -m runtime generate bundles/demo --precision int8 --temperature 0.6 --seed 3
 	@echo; echo "Open the app:  $(BIN)/python -m app run bundles/demo"
 
 test: .venv/installed-dev
@@ -43,4 +43,4 @@ compat: .venv/installed-dev
 	@touch $@
 
 clean:
-	rm -rf .venv runs bundles .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .compat runs bundles .pytest_cache .mypy_cache .ruff_cache
