@@ -78,7 +78,7 @@ The other way round weighs what the precision says and the reference would not.<
 <dt>top-1, top-5</dt><dd>How often both find the same token likeliest; the share of the five
 likeliest that both have.</dd>
 <dt>perplexity, ±</dt><dd>Change against the reference on the same tokens. The 95 % interval comes from the spread of
-the means of blocks of neighbouring tokens (Carlstein 1986).</dd>
+the means of thirty parts of the text (batch means: Schmeiser 1982).</dd>
 <dt>greedy</dt><dd>Tokens that agree before the first that differs. The margin is the reference&#8217;s logit of its own
 token less that of the other: a small one means that the reference itself could hardly choose.</dd>
 <dt>drift</dt><dd>Relative error of the residual stream after the embedding and after each attention and MLP, mean over

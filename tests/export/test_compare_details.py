@@ -118,7 +118,14 @@ def test_an_interval_holds_the_mean_as_often_as_it_says_for_correlated_values():
         low, high = mean_interval(values)
         held += low <= 0 <= high
     assert 0.91 <= held / 400 <= 0.98
-    assert mean_interval(np.ones(31)) is None
+    assert mean_interval(np.ones(59)) is None
+
+
+def test_an_interval_of_thirty_blocks_is_worked_out_by_hand():
+    blocks = np.tile([0.0, 1.0], 15)
+    low, high = mean_interval(np.repeat(blocks, 10))
+    half = 2.0452 * np.sqrt(0.25 * 30 / 29) / np.sqrt(30)  # Student's quantile for 29 degrees of freedom
+    assert (low, high) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-4)
 
 
 def test_limits_come_from_defaults_one_number_or_a_number_for_each():
