@@ -18,7 +18,7 @@ from export.operators import FusedOperators, Operators
 from export.version import VERSION
 from export.weight_formats import Weight, WeightFormat
 from model import Checkpoint
-from model.transformer import rotary_tables
+from model.transformer import rotary_angles
 from runtime import contract
 
 TO_THE_END = np.iinfo(np.int64).max
@@ -51,8 +51,8 @@ class _DecoderGraph:
         self.input_ids = builder.input(contract.INPUT_IDS, ir.DataType.INT64, [contract.BATCH, contract.SEQUENCE])
         attention_mask = builder.input(contract.ATTENTION_MASK, ir.DataType.INT64, [contract.BATCH, contract.TOTAL])
         self.position_ids = builder.input(contract.POSITION_IDS, ir.DataType.INT64, [contract.BATCH, contract.SEQUENCE])
-        cos, sin = (table.numpy() for table in rotary_tables(self.config))
-        self.operators = operators(builder, self.config, attention_mask, self.position_ids, (cos, sin))
+        angles = rotary_angles(self.config).numpy()
+        self.operators = operators(builder, self.config, attention_mask, self.position_ids, angles)
 
     def build(self, on_layer: Callable[[int], None]) -> ir.Model:
         builder, config = self.builder, self.config

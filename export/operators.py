@@ -47,9 +47,9 @@ class Operators(Protocol):
         config: ModelConfig,
         attention_mask: ir.Value,
         position_ids: ir.Value,
-        rotary_tables: tuple[np.ndarray, np.ndarray],
+        rotary_angles: np.ndarray,
     ) -> None:
-        """Emit what all layers share; the tables are cos and sin, [max_position_embeddings, head_dim / 2]."""
+        """Emit what all layers share; the angles of RoPE are float32 [max_position_embeddings, head_dim / 2]."""
 
     def norm(self, x: ir.Value, weight: ir.Value, name: str) -> ir.Value:
         """RMSNorm of x [batch_size, sequence_length, hidden_size]."""
@@ -97,7 +97,7 @@ class FusedOperators:
         config: ModelConfig,
         attention_mask: ir.Value,
         position_ids: ir.Value,
-        rotary_tables: tuple[np.ndarray, np.ndarray],
+        rotary_angles: np.ndarray,
     ) -> None:
         self.builder, self.config, self.position_ids = builder, config, position_ids
         self.packs_qkv = has_fused_rotary(config)
@@ -107,9 +107,9 @@ class FusedOperators:
         total = builder.op("Shape", [attention_mask], name="total/Shape", start=1, end=2)
         no_axes = builder.constant("scalar_shape", np.array([], np.int64))
         total = builder.op("Reshape", [total, no_axes], name="total/Reshape")
-        self.cos, self.sin = (
-            builder.constant(f"rotary.{name}", table) for name, table in zip(("cos", "sin"), rotary_tables, strict=True)
-        )
+        # Folded into two tables when the graph is loaded: the file holds one.
+        angles = builder.constant("rotary.angles", rotary_angles)
+        self.cos, self.sin = (builder.op(name, [angles], name=f"rotary/{name}") for name in ("Cos", "Sin"))
         # int32 [batch_size]: tokens of a row after this call, less one; int32 scalar: those of the longest row.
         self.seqlens_k = builder.op("Cast", [last], name="seqlens/Cast", to=ir.DataType.INT32)
         self.total = builder.op("Cast", [total], name="total/Cast", to=ir.DataType.INT32)

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from export.errors import ExportError
 from export.graph_builder import GraphBuilder
 from export.precisions import Precision
-from export.weight_formats import DynamicInt8, Float, Weight, WeightFormat, _add_bias
+from export.weight_formats import DynamicInt8, Float, Weight, WeightFormat, add_bias
 
 
 class StandardFloat(Float):
@@ -35,7 +35,7 @@ class DequantizedInt8(DynamicInt8):
         """DequantizeLinear and MatMul, which engines for quantized models know how to fuse."""
         stored = self._quantized(builder, weight)
         matrix = builder.op("DequantizeLinear", stored, name=f"{weight.name}/DequantizeLinear", axis=1)
-        return _add_bias(builder, builder.op("MatMul", [x, matrix], name=f"{weight.name}/MatMul"), weight)
+        return add_bias(builder, builder.op("MatMul", [x, matrix], name=f"{weight.name}/MatMul"), weight)
 
 
 _FORMATS: dict[str, tuple[Callable[[], WeightFormat], str]] = {

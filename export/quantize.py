@@ -12,7 +12,7 @@ SCALE_FACTORS = np.linspace(0.6, 1.2, 13, dtype=np.float32)
 
 
 def zero_point(bits: int) -> int:
-    """What MatMulNBits and GatherBlockQuantized subtract from their unsigned integers when none is given."""
+    """What MatMulNBits subtracts from its unsigned integers when no zero point is given."""
     return int(2 ** (bits - 1))
 
 

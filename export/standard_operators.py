@@ -37,10 +37,10 @@ class StandardOperators:
         config: ModelConfig,
         attention_mask: ir.Value,
         position_ids: ir.Value,
-        rotary_tables: tuple[np.ndarray, np.ndarray],
+        rotary_angles: np.ndarray,
     ) -> None:
         self.builder, self.config = builder, config
-        self.swap, self.cos, self.sin = self._rotation(position_ids, *rotary_tables)
+        self.swap, self.cos, self.sin = self._rotation(position_ids, rotary_angles)
         self.bias = self._bias(attention_mask, position_ids)
         # int64 [batch_size, 1, sequence_length, 1]: the slots of the new tokens.
         self.slots = self._unsqueeze(position_ids, [1, 3], "slots/Unsqueeze")
@@ -94,9 +94,7 @@ class StandardOperators:
         width = self._integers([0, 0, config.num_attention_heads * config.head_dim])
         return builder.op("Reshape", [attended, width], name=f"{prefix}/Reshape"), present_key, present_value
 
-    def _rotation(
-        self, position_ids: ir.Value, cos: np.ndarray, sin: np.ndarray
-    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+    def _rotation(self, position_ids: ir.Value, angles: np.ndarray) -> tuple[ir.Value, ir.Value, ir.Value]:
         """RoPE as x * cos + x[swap] * sin: `swap` names each element's partner, sin has the sign of its turn.
 
         cos and sin become [batch_size, 1, 1, sequence_length, head_dim].
@@ -110,7 +108,10 @@ class StandardOperators:
             pairs, swap = order % half, np.roll(order, half)
             signs = np.where(order < half, -1, 1)
         turned = []
-        for name, table in (("cos", cos[:, pairs]), ("sin", sin[:, pairs] * signs.astype(np.float32))):
+        for name, table in (
+            ("cos", np.cos(angles[:, pairs])),
+            ("sin", np.sin(angles[:, pairs]) * signs.astype(np.float32)),
+        ):
             constant = self.builder.constant(f"rotary.{name}", table)
             rows = self.builder.op("Gather", [constant, position_ids], name=f"rotary/Gather_{name}")
             turned.append(self._unsqueeze(rows, [1, 2], f"rotary/Unsqueeze_{name}"))

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from export.errors import ExportError
 from export.graph_builder import MICROSOFT, GraphBuilder
-from export.quantize import quantize_blockwise, quantize_per_channel
+from export.quantize import quantize_blockwise, quantize_per_channel, zero_point
 
 # MatMulNBits with accuracy_level 4 quantizes the activations, block by block, and multiplies integers.
 INTEGER_PRODUCTS = 4
@@ -67,7 +67,7 @@ class Float:
         """MatMul (and Add)."""
         shape = (weight.in_features, weight.out_features)
         matrix = self._constant(builder, weight, shape, lambda: weight.load().T)
-        return _add_bias(builder, builder.op("MatMul", [x, matrix], name=f"{weight.name}/MatMul"), weight)
+        return add_bias(builder, builder.op("MatMul", [x, matrix], name=f"{weight.name}/MatMul"), weight)
 
     def embedding(self, builder: GraphBuilder, input_ids: ir.Value, table: Weight) -> ir.Value:
         """Gather."""
@@ -123,33 +123,31 @@ class Blockwise:
         )
 
     def embedding(self, builder: GraphBuilder, input_ids: ir.Value, table: Weight) -> ir.Value:
-        """GatherBlockQuantized on the head's own bytes.
+        """Rows of the head's own bytes, times their scales.
 
-        The table stays [vocab, blocks, block_size] as MatMulNBits reads it, and the gathered rows are reshaped: a
-        Reshape of the table would be folded into a second copy of it in memory (as happens to the few scales).
+        The table stays [vocab, blocks, block_size] as MatMulNBits reads it: a Reshape of the table would be folded into
+        a second copy of it. GatherBlockQuantized would be one node instead of six, but onnxruntime-web's default build
+        lacks it.
         """
+        if self.bits != 8:
+            raise ValueError(f"a vocabulary table has 8 bits, not {self.bits}: give it a format of its own (Mixed)")
+        prefix = table.name
         quantized, scales = self._quantized(builder, table)
-        blocks = scales.shape[1]
-        as_3d = builder.constant(f"{table.name}.scales_shape", np.array([0, 0, 1], np.int64))
-        scales_3d = builder.op("Reshape", [scales, as_3d], name=f"{table.name}/Reshape_scales")
-        rows = builder.op(
-            "GatherBlockQuantized",
-            [quantized, input_ids, scales_3d],
-            name=f"{table.name}/GatherBlockQuantized",
-            domain=MICROSOFT,
-            bits=self.bits,
-            block_size=self.block_size,
-            gather_axis=0,
-            quantize_axis=2,
-        )
-        width = builder.constant(f"{table.name}.row_shape", np.array([0, 0, blocks * self.block_size], np.int64))
-        padded = builder.op("Reshape", [rows, width], name=f"{table.name}/Reshape")
-        if blocks * self.block_size == table.in_features:
+        rows = builder.op("Gather", [quantized, input_ids], name=f"{prefix}/Gather")
+        rows = builder.op("Cast", [rows], name=f"{prefix}/Cast", to=ir.DataType.FLOAT)
+        zero = builder.constant("zero_point", np.array(zero_point(self.bits), np.float32))
+        rows = builder.op("Sub", [rows, zero], name=f"{prefix}/Sub")
+        scale = _last_axis(builder, builder.op("Gather", [scales, input_ids], name=f"{prefix}/Gather_scales"), prefix)
+        rows = builder.op("Mul", [rows, scale], name=f"{prefix}/Mul")
+        padded_size = scales.shape[1] * self.block_size
+        row_shape = builder.constant(f"{prefix}.row_shape", np.array([0, 0, padded_size], np.int64))
+        padded = builder.op("Reshape", [rows, row_shape], name=f"{prefix}/Reshape")
+        if padded_size == table.in_features:
             return padded
         bounds = [
-            builder.constant(f"slice.{number}", np.array([number], np.int64)) for number in (0, table.in_features, 2)
+            builder.constant(f"slice.{place}", np.array([place], np.int64)) for place in (0, table.in_features, 2)
         ]
-        return builder.op("Slice", [padded, *bounds], name=f"{table.name}/Slice")
+        return builder.op("Slice", [padded, *bounds], name=f"{prefix}/Slice")
 
     def tied_head(self, builder: GraphBuilder, x: ir.Value, table: Weight) -> ir.Value:
         """MatMulNBits on the table."""
@@ -175,7 +173,7 @@ class DynamicInt8:
     def linear(self, builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
         """DynamicQuantizeLinear, MatMulInteger and a rescaling; onnxruntime fuses them into DynamicQuantizeMatMul."""
         if not weight.name.endswith(TOKENS_DIFFER):
-            return _add_bias(builder, self._product(builder, x, weight), weight)
+            return add_bias(builder, self._product(builder, x, weight), weight)
         # Divided by its largest magnitude, every token spans [-1, 1]: one scale a tensor is then one scale a token.
         prefix = weight.name
         magnitudes = builder.op("Abs", [x], name=f"{prefix}/Abs")
@@ -183,7 +181,7 @@ class DynamicInt8:
         largest = builder.op("ReduceMax", [magnitudes, last_axis], name=f"{prefix}/ReduceMax", keepdims=1)
         positive = builder.op("Max", [largest, builder.constant("tiny", TINY)], name=f"{prefix}/Max")
         product = self._product(builder, builder.op("Div", [x, positive], name=f"{prefix}/Div"), weight)
-        return _add_bias(builder, builder.op("Mul", [product, positive], name=f"{prefix}/Mul_token"), weight)
+        return add_bias(builder, builder.op("Mul", [product, positive], name=f"{prefix}/Mul_token"), weight)
 
     def _product(self, builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
         prefix = weight.name
@@ -203,9 +201,7 @@ class DynamicInt8:
         columns = builder.op("Gather", [matrix, input_ids], name=f"{prefix}/Gather", axis=1)
         rows = builder.op("Transpose", [columns], name=f"{prefix}/Transpose", perm=[1, 2, 0])
         rows = builder.op("Cast", [rows], name=f"{prefix}/Cast_rows", to=ir.DataType.FLOAT)
-        scale = builder.op("Gather", [scales, input_ids], name=f"{prefix}/Gather_scales")
-        last_axis = builder.constant("axis.last", np.array([-1], np.int64))
-        scale = builder.op("Unsqueeze", [scale, last_axis], name=f"{prefix}/Unsqueeze_scales")
+        scale = _last_axis(builder, builder.op("Gather", [scales, input_ids], name=f"{prefix}/Gather_scales"), prefix)
         return builder.op("Mul", [rows, scale], name=f"{prefix}/Dequantize")
 
     def tied_head(self, builder: GraphBuilder, x: ir.Value, table: Weight) -> ir.Value:
@@ -251,8 +247,15 @@ class Mixed:
         return next(matching, self.usual)
 
 
-def _add_bias(builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
+def add_bias(builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
+    """X with the weight's bias added, where there is one."""
     if weight.load_bias is None:
         return x
     bias = builder.constant(f"{weight.name}.bias", weight.load_bias())
     return builder.op("Add", [x, bias], name=f"{weight.name}/Add")
+
+
+def _last_axis(builder: GraphBuilder, scales: ir.Value, prefix: str) -> ir.Value:
+    """[...] -> [..., 1]."""
+    axis = builder.constant("axis.last", np.array([-1], np.int64))
+    return builder.op("Unsqueeze", [scales, axis], name=f"{prefix}/Unsqueeze_scales")

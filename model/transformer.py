@@ -45,9 +45,9 @@ class RotaryPositionalEmbedding(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.interleaved = config.rope_interleaved
-        cos, sin = rotary_tables(config)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        angles = rotary_angles(config)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, x: Tensor, position_ids: Tensor) -> Tensor:
         """x [batch, heads, sequence, head_dim], position_ids [batch, sequence] -> x rotated."""
@@ -58,12 +58,11 @@ class RotaryPositionalEmbedding(nn.Module):
         return torch.stack(rotated, dim=-1).flatten(-2) if self.interleaved else torch.cat(rotated, dim=-1)
 
 
-def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of every angle, float32 [max_position_embeddings, head_dim / 2]."""
+def rotary_angles(config: ModelConfig) -> Tensor:
+    """By how much each pair turns at each position, in radians: float32 [max_position_embeddings, head_dim / 2]."""
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
     positions = torch.arange(config.max_position_embeddings, dtype=torch.int64).float()
-    angles = torch.outer(positions, 1.0 / config.rope_theta**exponents)
-    return angles.cos(), angles.sin()
+    return torch.outer(positions, 1.0 / config.rope_theta**exponents)
 
 
 class KVCache:

@@ -123,7 +123,7 @@ def test_an_interrupted_export_leaves_the_bundle_that_was_there(checkpoint_folde
 
 
 def test_a_graph_that_computes_something_else_is_refused(checkpoint_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("export.graph.rotary_tables", lambda _: (torch.ones(64, 8), torch.zeros(64, 8)))
+    monkeypatch.setattr("export.graph.rotary_angles", lambda _: torch.zeros(64, 8))
     assert main(["run", str(checkpoint_folder), "--out", str(tmp_path / "bundle")]) == 1
     assert "does not compute what PyTorch computes" in capsys.readouterr().err
     assert not (tmp_path / "bundle").exists()
