@@ -6,6 +6,7 @@ cache and is slow; knows no speed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +17,9 @@ import onnxruntime as ort
 from runtime import contract
 from runtime.bundle import ModelShape
 
-# Nodes that add to the residual stream: their first input is the stream before, their last output the stream after.
-ADD_AND_NORM = "/AddRMSNorm"
+# Nodes that add to the residual stream, fused with the norm after them or not: their first input is the stream before,
+# their last output the stream after.
+ADDING = re.compile(r"model\.(layers\.\d+\.\w+_layernorm|norm)/(AddRMSNorm|Add)")
 ERRORS_ONLY = 3
 
 
@@ -73,7 +75,7 @@ def residual_names(path: Path) -> list[str] | None:
 
     None for a graph that was not built by `export/graph.py`, where they cannot be told from others.
     """
-    nodes = [node for node in ir.load(path).graph if node.name.endswith(ADD_AND_NORM)]
+    nodes = [node for node in ir.load(path).graph if ADDING.fullmatch(node.name or "")]
     if not nodes:
         return None
     return [str(nodes[0].inputs[0].name), *(str(node.outputs[-1].name) for node in nodes)]

@@ -27,8 +27,8 @@ class Limits:
 DEFAULT_LIMITS = {
     "fp32": Limits(1e-5, 0.99, 1e-4),
     "fp16": Limits(1e-3, 0.98, 0.002),
-    "int8": Limits(0.01, 0.94, 0.01),
-    "q8": Limits(0.02, 0.92, 0.02),
+    "int8": Limits(0.01, 0.9, 0.01),
+    "q8": Limits(0.02, 0.9, 0.02),
 }
 # Four bits and mixtures.
 OTHER_LIMITS = Limits(0.3, 0.7, 0.3)

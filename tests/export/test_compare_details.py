@@ -14,14 +14,16 @@ import pytest
 import torch
 
 from export.__main__ import main
+from export.bundle import export_bundle
 from export.compare import compare
 from export.drift import Drift
 from export.errors import ExportError
+from export.precisions import parse_precisions
 from export.probe import residual_names
 from export.report_html import html_report
 from export.thresholds import DEFAULT_LIMITS, OPTIONS, Limits, parse_limits, shortfalls
 from export.torch_reference import TorchReference
-from model import load_checkpoint
+from model import Checkpoint, load_checkpoint
 from runtime import Bundle
 from runtime.evaluate import mean_interval
 
@@ -43,6 +45,14 @@ def test_the_residual_stream_of_the_fp32_graph_is_that_of_pytorch(comparison):
     drift = comparison.precisions["fp32"].details.drift
     assert len(drift.attention) == len(drift.mlp) == 5
     assert all(error < 1e-5 for _, error in drift.steps)
+
+
+def test_the_stream_is_found_in_a_graph_of_standard_operators_too(shared_data, reference, tmp_path):
+    checkpoint = Checkpoint(shared_data / "stories260k")
+    export_bundle(checkpoint, tmp_path / "b", parse_precisions("fp32"), source="test", portable=True, progress=False)
+    found = compare(Bundle.open(tmp_path / "b"), reference, details=True, progress=False)
+    assert all(error < 1e-5 for _, error in found.precisions["fp32"].details.drift.steps)
+    assert all(difference < 1e-5 for difference in found.precisions["fp32"].details.cache_paths.values())
 
 
 def test_quantized_layers_drift_and_the_damaged_one_is_named(stories260k_bundle, reference, comparison, tmp_path):
