@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from export.errors import ExportError
 from export.figures import Comparison
 from export.manifest import check_files, describe, read_manifest
-from export.reference import Reference
 from export.report import table
 from runtime.bundle import Bundle
 from runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from export.reference import Reference
 
 # fp32 ONNX and PyTorch differ by the order of additions alone; more than this is a wrong graph.
 FP32_TOLERANCE = 1e-3

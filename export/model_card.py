@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from export.report import change_text
 from model import ModelConfig
 from model.parameters import describe_parameters
 
@@ -62,8 +63,8 @@ def _comparison(figures: dict[str, Any] | None) -> str:
     if figures is None:
         return ""
     rows = "\n".join(
-        f"| {name} | {row['kl']:.2g} | {row['top1_agreement']:.2%} "
-        f"| {row['perplexity']:.4f} ({row['perplexity'] / figures['reference']['perplexity'] - 1:+.2%}) |"
+        f"| {name} | {row['kl']:.2g} | {row['top1_agreement']:.2%} | {row['perplexity']:.4f} "
+        f"({change_text(row['perplexity_change'], row['perplexity_change_interval'])}) |"
         for name, row in figures["precisions"].items()
     )
     return f"""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from export.figures import Comparison, PrecisionFigures
 
 HEADER = ("precision", "MB", "int8", "KL nats", "top-1", "perplexity", "greedy", "prefill", "decode")
@@ -32,11 +34,10 @@ def table(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def change_text(figures: PrecisionFigures, digits: int = 2) -> str:
-    """The change of the perplexity, with half its 95 % interval where there is one: `+0.08 ±0.06 %`."""
-    interval = figures.perplexity_change_interval
+def change_text(change: float, interval: Sequence[float] | None, digits: int = 2) -> str:
+    """A change of the perplexity, with half its 95 % interval where there is one: `+0.08 ±0.09 %`."""
     half = "" if interval is None else f" ±{50 * (interval[1] - interval[0]):.{digits}f}"
-    return f"{100 * figures.perplexity_change:+.{digits}f}{half} %"
+    return f"{round(100 * change, digits) + 0.0:+.{digits}f}{half} %"  # + 0.0 takes the sign off a zero
 
 
 def _row(name: str, figures: PrecisionFigures, continued_tokens: int) -> tuple[str, ...]:
@@ -48,7 +49,7 @@ def _row(name: str, figures: PrecisionFigures, continued_tokens: int) -> tuple[s
         "" if share is None else f"{share:.0%}",
         f"{figures.kl:.1e}",
         f"{figures.top1_agreement:.2%}",
-        f"{figures.perplexity:.4f} ({change_text(figures)})",
+        f"{figures.perplexity:.4f} ({change_text(figures.perplexity_change, figures.perplexity_change_interval)})",
         f"{agreeing}/{continued_tokens}",
         f"{figures.prefill_tokens_per_second:,.0f}",
         f"{figures.decode_tokens_per_second:,.0f}",

@@ -135,7 +135,7 @@ def _summary(comparison: Comparison, colours: dict[str, str]) -> str:
             f"{figures.top1_agreement:.2%}",
             f"{figures.top5_agreement:.2%}",
             f"{figures.perplexity:.4f}",
-            change_text(figures),
+            change_text(figures.perplexity_change, figures.perplexity_change_interval),
             f"{_agreeing(figures, comparison)}/{comparison.continued_tokens}",
             f"{figures.prefill_tokens_per_second:,.0f}",
             f"{figures.decode_tokens_per_second:,.0f}",
@@ -150,7 +150,13 @@ def _plots(comparison: Comparison, colours: dict[str, str]) -> Iterable[str]:
     kl = [Bar(name, colours[name], f.kl, f"{f.kl:.2g} nats; the other way {f.reverse_kl:.2g}") for name, f in rows]
     yield _card("KL from the reference", "nats a token, logarithmic", dots("KL", kl, least=LEAST_KL))
     changes = [
-        Bar(name, colours[name], f.perplexity_change, change_text(f, 3), *(f.perplexity_change_interval or ()))
+        Bar(
+            name,
+            colours[name],
+            f.perplexity_change,
+            change_text(f.perplexity_change, f.perplexity_change_interval, 3),
+            *(f.perplexity_change_interval or ()),
+        )
         for name, f in rows
     ]
     yield _card(

@@ -210,6 +210,14 @@ def test_without_torch_the_precisions_are_compared_with_each_other(stories260k_b
     assert "pip install" in asked.stderr
 
 
+def test_inspecting_needs_the_runtime_alone(stories260k_bundle):
+    blocked = "import sys; sys.modules |= dict.fromkeys(('torch', 'onnx', 'onnx_ir', 'safetensors'))"
+    script = f"{blocked}; from export.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-W", "error", "-c", script, "inspect", str(stories260k_bundle)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_falling_short_prints_the_figures_and_exits_with_1(stories260k_bundle, tmp_path, capsys):
     (tmp_path / "story.txt").write_text(STORY)
     arguments = ["compare", str(stories260k_bundle), "--text", str(tmp_path / "story.txt"), "--max-kl", "int8=1e-9"]
