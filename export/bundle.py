@@ -37,8 +37,8 @@ from runtime.tokenizer import load_tokenizer
 EMBEDDED_BYTES = 16 * 2**20
 # Tensors this small stay in the .onnx file even then.
 SMALL_TENSOR_BYTES = 1024
-# The oldest onnxruntime whose GatherBlockQuantized reads 8-bit tables on the CPU.
-MINIMUM_ONNXRUNTIME = "1.23"
+# The oldest onnxruntime whose MatMulNBits multiplies 8-bit blocks on the CPU.
+MINIMUM_ONNXRUNTIME = "1.22"
 # A vocabulary may be padded to a round number beyond the tokenizer's.
 VOCABULARY_PADDING = 1024
 
