@@ -167,13 +167,11 @@ def _contents(
 
 def _license_of(api: HfApi, base_model: str | None) -> str | None:
     """As the base model's card has it. Not to know it is no reason to fail: the card is then without one."""
-    from huggingface_hub.errors import HfHubHTTPError
-
     if base_model is None:
         return None
     try:
         data = api.model_info(base_model).card_data
-    except HfHubHTTPError:
+    except Exception:  # noqa: BLE001 - a private or absent model, or a connection that drops: each with its own class
         return None
     license_id = None if data is None else data.get("license")
     return license_id if isinstance(license_id, str) else None
