@@ -23,6 +23,8 @@ PRECISION_FILES = {
     "fp16": "model_fp16.onnx",
     "fp32": "model.onnx",
 }
+# What a manifest can list.
+DOWNLOADED = ("*.json", "*.jinja", "*.md", "onnx/*")
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # not ../name, which is a path
 
 
@@ -133,23 +135,22 @@ def _resolve(name: str | Path, revision: str | None) -> Path:
         raise BundleError(f"{name} is a file; a bundle is a folder with config.json and onnx/")
     if isinstance(name, Path) or not HUB_ID.fullmatch(name):
         raise BundleNotFoundError(f"there is no folder {name}; give a bundle's folder or its Hub id")
+    return _download(name, revision)
+
+
+def _download(name: str, revision: str | None) -> Path:
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import (
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
-        )
+        from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
     except ImportError:
         raise MissingDependencyError(
             f"there is no folder {name}; to fetch it from the Hub: pip install huggingface_hub"
         ) from None
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.jinja", "onnx/*"]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(DOWNLOADED)))
     except (RepositoryNotFoundError, HFValidationError):
         raise BundleNotFoundError(f"there is neither a folder nor a Hub repository {name}") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - the library's HTTP client has classes of its own for dropped connections
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BundleError(f"there is no folder {name}, and the Hub could not be asked: {reason}") from None
 
