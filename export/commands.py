@@ -7,15 +7,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export.comparison.figures import Comparison
+from export.comparison.report import table
 from export.errors import ExportError
-from export.figures import Comparison
 from export.manifest import check_files, describe, read_manifest
-from export.report import table
 from runtime.bundle import Bundle
 from runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from export.reference import Reference
+    from export.comparison.reference import Reference
 
 # fp32 ONNX and PyTorch differ by the order of additions alone; more than this is a wrong graph.
 FP32_TOLERANCE = 1e-3
@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> None:
 
 def compare(args: argparse.Namespace) -> None:
     """The figures, as a table or as JSON, and as a report; too far from the reference is an error."""
-    from export.report_html import html_report
-    from export.thresholds import OPTIONS, parse_limits, shortfalls
+    from export.comparison.report_html import html_report
+    from export.comparison.thresholds import OPTIONS, parse_limits, shortfalls
     from model.files import write_text
 
     text = _read_text(args)
@@ -99,7 +99,7 @@ def inspect(args: argparse.Namespace) -> None:
 def _compare(
     bundle: Bundle, reference: Reference | None, text: str | None, args: argparse.Namespace, *, details: bool = False
 ) -> Comparison:
-    from export.compare import compare
+    from export.comparison.compare import compare
 
     options: dict[str, Any] = {"window": args.window, "threads": args.threads, "details": details}
     if text is not None:
@@ -109,7 +109,7 @@ def _compare(
 
 def _torch_reference(checkpoint: str | Path) -> Reference:
     try:
-        from export.torch_reference import TorchReference
+        from export.comparison.torch_reference import TorchReference
         from model import load_checkpoint
     except ModuleNotFoundError as error:
         raise ExportError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from export.report import change_text
+from export.comparison.report import change_text
 from model import ModelConfig
 from model.parameters import describe_parameters
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from export.__main__ import main
-from export.compare import compare
-from export.report import table
-from export.torch_reference import TorchReference
+from export.comparison.compare import compare
+from export.comparison.report import table
+from export.comparison.torch_reference import TorchReference
 from model import load_checkpoint
 from runtime import Bundle
 from runtime.evaluate import Divergence, Prediction, windows

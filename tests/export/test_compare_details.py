@@ -15,14 +15,14 @@ import torch
 
 from export.__main__ import main
 from export.bundle import export_bundle
-from export.compare import compare
-from export.drift import Drift
+from export.comparison.compare import compare
+from export.comparison.drift import Drift
+from export.comparison.probe import residual_names
+from export.comparison.report_html import html_report
+from export.comparison.thresholds import DEFAULT_LIMITS, OPTIONS, Limits, parse_limits, shortfalls
+from export.comparison.torch_reference import TorchReference
 from export.errors import ExportError
 from export.precisions import parse_precisions
-from export.probe import residual_names
-from export.report_html import html_report
-from export.thresholds import DEFAULT_LIMITS, OPTIONS, Limits, parse_limits, shortfalls
-from export.torch_reference import TorchReference
 from model import Checkpoint, load_checkpoint
 from runtime import Bundle
 from runtime.evaluate import mean_interval

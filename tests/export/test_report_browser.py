@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from export.compare import compare
-from export.report_html import html_report
-from export.torch_reference import TorchReference
+from export.comparison.compare import compare
+from export.comparison.report_html import html_report
+from export.comparison.torch_reference import TorchReference
 from model import load_checkpoint
 from runtime import Bundle
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from export.drift import Drift
-from export.footprint import Footprint
+from export.comparison.drift import Drift
+from export.comparison.footprint import Footprint
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from export.probe import GraphProbe, residual_names
+from export.comparison.probe import GraphProbe, residual_names
 from runtime.generate import generate_step
 from runtime.session import DecoderSession
 

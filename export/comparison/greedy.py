@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.reference import Reference
+from export.comparison.reference import Reference
 from runtime.generate import generate_step
 from runtime.session import DecoderSession
 

@@ -1,7 +1,8 @@
 """What a deployment pays for a precision: seconds until it is loaded, and the peak of its memory.
 
-Measured in a process of its own, which holds nothing but the runtime: `python -m export.footprint FOLDER PRECISION
-PROMPT_TOKENS NEW_TOKENS [THREADS]` prints one JSON object. The peak includes Python, NumPy and onnxruntime.
+Measured in a process of its own, which holds nothing but the runtime:
+`python -m export.comparison.footprint FOLDER PRECISION PROMPT_TOKENS NEW_TOKENS [THREADS]` prints one JSON object. The
+peak includes Python, NumPy and onnxruntime.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from runtime.bundle import Bundle
 from runtime.generate import generate_step
 from runtime.session import DecoderSession
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 PROC_STATUS = Path("/proc/self/status")
 # Linux counts ru_maxrss in KiB, macOS in bytes.
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -39,7 +40,7 @@ def measure_footprint(
     """Measure in a fresh process. Raises ExportError where it fails."""
     sizes = [str(prompt_tokens), str(new_tokens), *([] if threads is None else [str(threads)])]
     done = subprocess.run(  # noqa: S603 - our own module, with arguments of ours
-        [sys.executable, "-m", "export.footprint", str(bundle.folder.resolve()), precision, *sizes],
+        [sys.executable, "-m", "export.comparison.footprint", str(bundle.folder.resolve()), precision, *sizes],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from string import Template
 
-from export.figures import QUANTILES, Comparison, PrecisionFigures
-from export.report import change_text
-from export.svg import Bar, Line, bars, dots, lines, whiskers
+from export.comparison.figures import QUANTILES, Comparison, PrecisionFigures
+from export.comparison.report import change_text
+from export.comparison.svg import Bar, Line, bars, dots, lines, whiskers
 from runtime.bundle import Bundle
 from runtime.tokenizer import Tokenizer
 

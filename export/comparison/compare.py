@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from export.details import measure_details
+from export.comparison.details import measure_details
+from export.comparison.figures import QUANTILES, Comparison, Details, PrecisionFigures, ReferenceFigures
+from export.comparison.greedy import Continuation
+from export.comparison.reference import Reference, SessionReference
 from export.errors import ExportError
-from export.figures import QUANTILES, Comparison, Details, PrecisionFigures, ReferenceFigures
-from export.greedy import Continuation
-from export.reference import Reference, SessionReference
 from runtime.bench import bench
 from runtime.bundle import Bundle
 from runtime.evaluate import Divergence, Prediction, mean_interval, windows

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from export.comparison.figures import Comparison, PrecisionFigures
 from export.errors import ExportError
-from export.figures import Comparison, PrecisionFigures
 
 ALL = "*"
 OPTIONS = {"max_kl": "--max-kl", "min_top1": "--min-top1", "max_perplexity_change": "--max-perplexity-change"}

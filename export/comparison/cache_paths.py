@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from export.probe import GraphProbe
+from export.comparison.probe import GraphProbe
 from runtime import contract
 from runtime.session import DecoderSession
 

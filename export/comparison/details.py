@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from export.cache_paths import cache_path_differences
-from export.drift import Drift
-from export.figures import Details
-from export.footprint import measure_footprint
-from export.probe import GraphProbe, residual_names
+from export.comparison.cache_paths import cache_path_differences
+from export.comparison.drift import Drift
+from export.comparison.figures import Details
+from export.comparison.footprint import measure_footprint
+from export.comparison.probe import GraphProbe, residual_names
 from runtime.bundle import Bundle
 from runtime.session import DecoderSession
 
