@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from benchmarks.worker import Worker
 
 EPILOG = """\
-An ENGINE is LABEL=KIND:PYTHON:MODEL[:ARGUMENT]: how to call it, a file of benchmarks/engines, the Python of the
-environment that has the engine ("-" for this one), its model, and for ours the precision.
+An ENGINE is LABEL=KIND:PYTHON:MODEL[:ARGUMENT]: how to call it, its kind (benchmarks/engines/run_KIND.py), the Python
+of the environment that has it ("-" for this one), its model, and for ours the precision.
 
 example:
   python -m benchmarks int8=smoltext:-:bundles/smollm2:int8 genai=genai:peers/genai/bin/python:peers/smollm2-int8

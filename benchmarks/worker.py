@@ -25,14 +25,20 @@ class Worker:
 
     def __init__(self, specification: str, threads: int) -> None:
         kind, *rest = specification.split(":")
-        kinds = sorted(path.stem for path in ENGINES.glob("*.py") if path.stem != "protocol")
+        kinds = sorted(path.stem.removeprefix("run_") for path in ENGINES.glob("run_*.py"))
         if kind not in kinds or len(rest) < 2:
             raise ValueError(f"{specification!r} is no KIND:PYTHON:MODEL; kinds are {', '.join(kinds)}")
         python, model, *more = rest
         self._name = specification
-        command = [sys.executable if python == "-" else python, str(ENGINES / f"{kind}.py"), model, str(threads), *more]
+        # run_openvino.py, not openvino.py: a script's own folder comes first where Python looks for modules.
+        program = str(ENGINES / f"run_{kind}.py")
+        command = [sys.executable if python == "-" else python, program, model, str(threads), *more]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
-        self._answer()  # it says {"ready": true} when its model is loaded
+        try:
+            self._answer()  # it says {"ready": true} when its model is loaded
+        except RuntimeError:
+            self.close()
+            raise
 
     def ask(self, prompt_tokens: int, new_tokens: int) -> dict[str, float]:
         """Seconds of one prefill and of the decodes behind it: `prefill_seconds`, `decode_seconds`."""
@@ -44,12 +50,11 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
         try:
-            self._process.wait(SECONDS_TO_END)
+            self._process.communicate(timeout=SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.communicate()
 
     def _request(self, message: dict[str, object]) -> dict[str, float]:
         if self._process.stdin is None:

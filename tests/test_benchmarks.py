@@ -1,0 +1,42 @@
+"""The benchmarks' own machinery: an engine in a process of its own answers, and ratios are those of the rounds."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.__main__ import main, table
+from benchmarks.worker import Worker
+
+
+def test_our_own_engine_answers_with_times_and_memory(tiny_bundle):
+    worker = Worker(f"smoltext:-:{tiny_bundle}:int8", threads=1)
+    try:
+        assert worker.ask(16, 4)["prefill_seconds"] > 0
+        assert worker.ask(16, 4)["decode_seconds"] > 0
+        assert worker.peak_bytes() > 1_000_000
+        with pytest.raises(RuntimeError, match="ended instead of answering"):
+            worker.ask(10_000, 1)  # more than the context
+    finally:
+        worker.close()
+
+
+def test_ratios_are_taken_round_by_round():
+    rates = {"decode": {"peer": [100.0, 50.0, 200.0], "ours": [110.0, 60.0, 200.0]}}
+    lines = table(rates, {"ours": 5_000_000}).splitlines()
+    assert "1.00  (1.00 to 1.00)" in lines[1]
+    assert "1.10  (1.00 to 1.20)" in lines[2]
+    assert lines[3].split()[-2:] == ["5", "MB"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (["x=abacus:-:model"], 1, "kinds are genai, openvino, smoltext"),
+        (["x=smoltext"], 1, "KIND:PYTHON:MODEL"),
+        (["x=smoltext:-:no-such-bundle"], 1, "ended instead of answering"),
+        (["x=smoltext:-:m", "--rounds", "1"], 2, "at least 2"),
+    ],
+)
+def test_an_engine_that_cannot_run_is_one_clear_line(arguments, code, named, capfd):
+    assert main(arguments) == code
+    assert named in capfd.readouterr().err
