@@ -53,7 +53,27 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--out", required=True, metavar="BUNDLE", help="the folder to write; an older bundle is replaced"
     )
-    parser.add_argument("--precisions", default="fp32,int8,q8", metavar="P,P,...", help="default fp32,int8,q8")
+    parser.add_argument(
+        "--precisions",
+        default="fp32,int8,q8",
+        metavar="P,P,...",
+        help="of fp32, fp16, int8, q8, q4 and auto (a mixture within --kl-budget); default fp32,int8,q8",
+    )
+    parser.add_argument(
+        "--kl-budget",
+        type=float,
+        default=0.01,
+        metavar="NATS",
+        help="how far `auto` may be from the model: KL divergence, a mean over tokens (default %(default)s)",
+    )
+    parser.add_argument(
+        "--calibration-tokens",
+        type=int,
+        default=8192,
+        metavar="N",
+        help="the model writes so many tokens, for which the 4-bit weights of q4 and auto are rounded best (GPTQ); "
+        "0 rounds to the nearest, which is quick (default %(default)s)",
+    )
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
     parser.add_argument(
         "--portable", action="store_true", help="standard ONNX operators alone: for other engines, slower in ours"

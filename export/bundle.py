@@ -15,6 +15,7 @@ import onnx_ir as ir
 from tqdm import tqdm
 
 from export import genai
+from export.calibration import DEFAULT_TOKENS, Calibration
 from export.coverage import measure_coverage
 from export.errors import ExportError
 from export.graph import build_graph
@@ -26,7 +27,7 @@ from export.portable import portable_precisions
 from export.precisions import Precision
 from export.standard_operators import StandardOperators
 from export.version import VERSION
-from export.weight_formats import Blockwise
+from export.weight_formats import WeightFormat
 from model import Checkpoint
 from model.files import replacing_folder, write_json, write_text
 from model.parameters import parameter_counts
@@ -52,6 +53,7 @@ def export_bundle(
     base_model: str | None = None,
     compare: Callable[[Path], dict[str, Any]] | None = None,
     portable: bool = False,
+    calibration_tokens: int = DEFAULT_TOKENS,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Write a bundle; what stood at `out` before (an older bundle) is replaced at the end.
@@ -64,6 +66,7 @@ def export_bundle(
         base_model: its Hub id if it came from there, for the model card.
         compare: called with the finished folder before it takes its place; its figures go into manifest and card.
         portable: write standard ONNX operators alone, for other engines: slower, and without a cache in place.
+        calibration_tokens: how many the model samples where a precision wants to know its activations; 0 for none.
         progress: show a bar on stderr if that is a terminal.
 
     Returns:
@@ -85,8 +88,12 @@ def export_bundle(
             shutil.copyfile(path, folder / path.name)
         if not (folder / "generation_config.json").is_file():
             write_json(folder / "generation_config.json", _generation_config(checkpoint))
-        external = [p.file for p in precisions if _write_graph(checkpoint, folder, p, operators, progress)]
-        entries = {p.name: _describe_precision(checkpoint, folder, p) for p in precisions}
+        calibration = Calibration(checkpoint, tokens=calibration_tokens, progress=progress)
+        formats = {p.name: p.make_format(calibration) for p in precisions}
+        external = [
+            p.file for p in precisions if _write_graph(checkpoint, folder, p.file, formats[p.name], operators, progress)
+        ]
+        entries = {p.name: _describe_precision(checkpoint, folder, p, formats[p.name]) for p in precisions}
         write_json(folder / "config.json", _config(checkpoint, external))
         generation = read_json(folder / "generation_config.json")
         in_place = operators.in_place_cache
@@ -106,19 +113,21 @@ def export_bundle(
 
 
 def _write_graph(
-    checkpoint: Checkpoint, folder: Path, precision: Precision, operators: type[Operators], progress: bool
+    checkpoint: Checkpoint,
+    folder: Path,
+    file: str,
+    weight_format: WeightFormat,
+    operators: type[Operators],
+    progress: bool,
 ) -> bool:
     """Build and save one graph. Returns whether its weights lie in a file beside it."""
     layers = checkpoint.config.num_hidden_layers
-    with tqdm(
-        total=layers + 1, desc=f"{precision.name:>5}", unit="layer", disable=None if progress else True, leave=False
-    ) as bar:
-        weight_format = precision.make_format(checkpoint.config)
+    with tqdm(total=layers + 1, desc=file, unit="layer", disable=None if progress else True, leave=False) as bar:
         model = build_graph(checkpoint, weight_format, lambda _: bar.update(), operators=operators)
         total = sum(tensor.const_value.nbytes for tensor in model.graph.initializers.values())
         is_external = total > EMBEDDED_BYTES
         bar.set_postfix_str("writing")
-        _save(model, folder / "onnx" / precision.file, f"{precision.file}_data" if is_external else None)
+        _save(model, folder / "onnx" / file, f"{file}_data" if is_external else None)
         bar.update()
     return is_external
 
@@ -134,7 +143,9 @@ def _save(model: ir.Model, path: Path, external_data: str | None) -> None:
         raise cause from None
 
 
-def _describe_precision(checkpoint: Checkpoint, folder: Path, precision: Precision) -> dict[str, Any]:
+def _describe_precision(
+    checkpoint: Checkpoint, folder: Path, precision: Precision, weight_format: WeightFormat
+) -> dict[str, Any]:
     config = checkpoint.config
     coverage = measure_coverage(folder / "onnx" / precision.file, config.vocab_size, config.hidden_size)
     expected_tables = 1 if config.tie_word_embeddings else 2
@@ -142,16 +153,15 @@ def _describe_precision(checkpoint: Checkpoint, folder: Path, precision: Precisi
         raise AssertionError(
             f"{precision.name} holds {coverage.vocabulary_tables} vocabulary tables after optimization"
         )
-    entry = {
+    return {
         "file": f"onnx/{precision.file}",
         "summary": precision.summary,
+        "weights": weight_format.describe(),
         "file_bytes": sum(path.stat().st_size for path in (folder / "onnx").glob(f"{precision.file}*")),
         "int8_weight_fraction": round(coverage.int8_fraction, 6),
         "weight_bytes_by_type": coverage.weight_bytes,
         "vocabulary_tables": coverage.vocabulary_tables,
     }
-    weight_format = precision.make_format(config)
-    return entry | ({"block_size": weight_format.block_size} if isinstance(weight_format, Blockwise) else {})
 
 
 def _manifest(

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     from export.precisions import parse_precisions
     from model import Checkpoint
 
-    precisions = parse_precisions(args.precisions)
+    precisions = parse_precisions(args.precisions, kl_budget=args.kl_budget)
     text = _read_text(args)  # what is wrong with it should show now, not after the export
     checkpoint = Checkpoint(args.checkpoint, revision=args.revision)
     shown = []
@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
         source=str(args.checkpoint),
         base_model=None if Path(args.checkpoint).exists() else args.checkpoint,
         portable=args.portable,
+        calibration_tokens=args.calibration_tokens,
         compare=None if args.no_compare else compare_before_rename,
     )
     print(json.dumps(manifest) if args.json else "\n".join([*shown, f"bundle: {args.out}"]))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from export.allocation import smallest_within
+from export.calibration import Calibration
 from export.errors import ExportError
 from export.weight_formats import Blockwise, DynamicInt8, Float, Mixed, WeightFormat
 from model import ModelConfig
@@ -17,6 +19,9 @@ WIDE_HIDDEN_SIZE = 512
 BLOCK_SIZE, NARROW_BLOCK_SIZE = 64, 16
 # Four bits need finer scales than eight.
 Q4_BLOCK_SIZE = 32
+# Nats a token: in the middle between what 8 bits and what 4 bits cost a small model.
+DEFAULT_KL_BUDGET = 0.01
+VOCABULARY = ("model.embed_tokens", "lm_head")
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,12 @@ class Precision:
     Attributes:
         name: as users type it; `runtime.bundle.PRECISION_FILES` has its file.
         summary: one line for the model card.
-        make_format: from a model's config to its weight format.
+        make_format: from a model, and what is known of its activations, to its weight format.
     """
 
     name: str
     summary: str
-    make_format: Callable[[ModelConfig], WeightFormat]
+    make_format: Callable[[Calibration], WeightFormat]
 
     @property
     def file(self) -> str:
@@ -44,12 +49,31 @@ def int8_block_size(config: ModelConfig) -> int:
     return BLOCK_SIZE if config.hidden_size >= WIDE_HIDDEN_SIZE else NARROW_BLOCK_SIZE
 
 
-def _four_bits(config: ModelConfig) -> WeightFormat:
+def _eight_bits(calibration: Calibration) -> Blockwise:
+    return Blockwise(int8_block_size(calibration.config))
+
+
+def _four_bits(calibration: Calibration) -> Blockwise:
+    block_size = min(Q4_BLOCK_SIZE, int8_block_size(calibration.config))
+    return Blockwise(block_size, bits=4, second_moment=calibration.second_moment if calibration.tokens else None)
+
+
+def _four_bits_below_the_head(calibration: Calibration) -> WeightFormat:
     """The table keeps 8 bits: it is read twice, as embedding and as head, whose errors go straight into the logits."""
-    table = Blockwise(int8_block_size(config))
-    return Mixed(
-        Blockwise(min(Q4_BLOCK_SIZE, int8_block_size(config)), bits=4), {"embed_tokens": table, "lm_head": table}
+    return Mixed(_four_bits(calibration), dict.fromkeys(VOCABULARY, _eight_bits(calibration)))
+
+
+def automatic(kl_budget: float) -> Precision:
+    """The smallest mixture of the others whose KL divergence stays within a budget, in nats."""
+    summary = (
+        f"4 bits, 8 bits or floats for each layer's attention and MLP: the smallest with a KL within {kl_budget:g}"
     )
+
+    def make_format(calibration: Calibration) -> WeightFormat:
+        ladder = [_four_bits(calibration), _eight_bits(calibration)]
+        return smallest_within(calibration, kl_budget, ladder, progress=calibration.progress)
+
+    return Precision("auto", summary, make_format)
 
 
 PRECISIONS = {
@@ -60,7 +84,7 @@ PRECISIONS = {
         Precision(
             "int8",
             "8-bit weights, one scale a block, activations quantized a block at a time (MatMulNBits): the default",
-            lambda config: Blockwise(int8_block_size(config)),
+            _eight_bits,
         ),
         Precision(
             "q8",
@@ -71,16 +95,17 @@ PRECISIONS = {
         Precision(
             "q4",
             "4-bit weights, one scale a block; the vocabulary table in 8 bits: the smallest",
-            _four_bits,
+            _four_bits_below_the_head,
         ),
     )
 }
 
 
-def parse_precisions(names: str) -> list[Precision]:
-    """Precisions from a comma-separated list. Raises ExportError, naming the known ones."""
+def parse_precisions(names: str, *, kl_budget: float = DEFAULT_KL_BUDGET) -> list[Precision]:
+    """Precisions from a comma-separated list, `auto` within a budget. Raises ExportError, naming the known ones."""
+    known = PRECISIONS | {"auto": automatic(kl_budget)}
     wanted = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in PRECISIONS]
+    unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:
-        raise ExportError(f"unknown precision {', '.join(unknown) or repr(names)}; there are {', '.join(PRECISIONS)}")
-    return [PRECISIONS[name] for name in dict.fromkeys(wanted)]
+        raise ExportError(f"unknown precision {', '.join(unknown) or repr(names)}; there are {', '.join(known)}")
+    return [known[name] for name in dict.fromkeys(wanted)]

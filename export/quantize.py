@@ -1,11 +1,14 @@
 """From float32 weights to small integers and scales, in NumPy.
 
-All schemes are symmetric round-to-nearest: `weight ~ scale * integer`. Knows no graph.
+All schemes are symmetric, `weight ~ scale * integer`, and round to the nearest integer, or by GPTQ where the inputs are
+known. Knows no graph.
 """
 
 from __future__ import annotations
 
 import numpy as np
+
+from export.gptq import round_with_feedback
 
 # Factors of the plain scale that are tried for 4 bits; beyond them no block of trained weights found a better one.
 SCALE_FACTORS = np.linspace(0.6, 1.2, 13, dtype=np.float32)
@@ -16,7 +19,9 @@ def zero_point(bits: int) -> int:
     return int(2 ** (bits - 1))
 
 
-def quantize_blockwise(weight: np.ndarray, block_size: int, bits: int = 8) -> tuple[np.ndarray, np.ndarray]:
+def quantize_blockwise(
+    weight: np.ndarray, block_size: int, bits: int = 8, *, second_moment: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """One scale for every `block_size` inputs of every output row, as MatMulNBits reads it.
 
     With 8 bits the largest magnitude of a block becomes 127. With 4 bits that would waste the 16th level and much of
@@ -26,6 +31,8 @@ def quantize_blockwise(weight: np.ndarray, block_size: int, bits: int = 8) -> tu
         weight: float32 [out_features, in_features].
         block_size: a power of two, at least 16. A last block that is not full is padded with zeros.
         bits: 8 or 4.
+        second_moment: float32 [in_features, in_features], the mean of x x^T over the layer's inputs; with it the
+            integers are GPTQ's, without it the nearest.
 
     Returns:
         quantized: uint8 [out_features, blocks, block_size * bits / 8], `zero_point(bits)` standing for zero; of two
@@ -41,8 +48,12 @@ def quantize_blockwise(weight: np.ndarray, block_size: int, bits: int = 8) -> tu
         raise ValueError(f"bits must be 4 or 8, not {bits}")
     blocks = _blocks(weight, block_size)
     scales = _scales(np.abs(blocks).max(-1)) if bits == 8 else _best_scales(blocks)
-    integers = _round(blocks, scales, bits) + zero_point(bits)
-    quantized = integers.astype(np.uint8)
+    if second_moment is None:
+        integers = _round(blocks, scales, bits)
+    else:
+        each = np.repeat(scales, block_size, axis=1)[:, : weight.shape[1]]
+        integers = _blocks(round_with_feedback(weight, each, second_moment, -zero_point(bits)), block_size)
+    quantized = (integers + zero_point(bits)).astype(np.uint8)
     if bits == 4:
         quantized = quantized[..., 0::2] | quantized[..., 1::2] << 4
     return quantized, scales

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -43,6 +43,9 @@ class Weight:
 class WeightFormat(Protocol):
     """What `graph.py` asks of a format."""
 
+    def describe(self) -> str | dict[str, Any]:
+        """How weights are stored, for the manifest; by the beginning of their names where they differ."""
+
     def linear(self, builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
         """x [..., in_features] -> [..., out_features], bias added."""
 
@@ -62,6 +65,10 @@ class Float:
     """
 
     stored: ir.DataType = ir.DataType.FLOAT
+
+    def describe(self) -> str:
+        """Their width."""
+        return f"{self.stored.bitwidth}-bit floats"
 
     def linear(self, builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
         """MatMul (and Add)."""
@@ -100,10 +107,23 @@ class Float:
 
 @dataclass(frozen=True)
 class Blockwise:
-    """One scale a block of weights; the activations are quantized at run time, one scale a block of theirs."""
+    """One scale a block of weights; the activations are quantized at run time, one scale a block of theirs.
+
+    Attributes:
+        block_size: weights that share a scale.
+        bits: of a weight, 8 or 4.
+        second_moment: from a linear layer's name to that of its inputs; with it weights are rounded by GPTQ.
+        remembered: what was quantized already, by name, for one who builds several graphs of one checkpoint.
+    """
 
     block_size: int
     bits: int = 8
+    second_moment: Callable[[str], np.ndarray] | None = None
+    remembered: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
+
+    def describe(self) -> str:
+        """Bits, block size and rounding."""
+        return f"{self.bits} bits in blocks of {self.block_size}{'' if self.second_moment is None else ', GPTQ'}"
 
     def linear(self, builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
         """MatMulNBits, which takes the bias too."""
@@ -157,9 +177,18 @@ class Blockwise:
         names = f"{weight.name}.weight_quantized", f"{weight.name}.weight_scales"
         known = builder.graph.initializers
         if names[0] not in known:
-            for name, array in zip(names, quantize_blockwise(weight.load(), self.block_size, self.bits), strict=True):
+            for name, array in zip(names, self._arrays(weight), strict=True):
                 builder.constant(name, array)
         return known[names[0]], known[names[1]]
+
+    def _arrays(self, weight: Weight) -> tuple[np.ndarray, np.ndarray]:
+        if self.remembered is not None and weight.name in self.remembered:
+            return self.remembered[weight.name]
+        moment = None if self.second_moment is None else self.second_moment(weight.name)
+        arrays = quantize_blockwise(weight.load(), self.block_size, self.bits, second_moment=moment)
+        if self.remembered is not None:
+            self.remembered[weight.name] = arrays
+        return arrays
 
 
 class DynamicInt8:
@@ -169,6 +198,10 @@ class DynamicInt8:
     head in float32 behind a Transpose. And where the activations of some tokens are many times those of others, each
     token gets its own scale, so that one outlier does not cost the others their precision.
     """
+
+    def describe(self) -> str:
+        """Bits and scales."""
+        return "8 bits a channel"
 
     def linear(self, builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
         """DynamicQuantizeLinear, MatMulInteger and a rescaling; onnxruntime fuses them into DynamicQuantizeMatMul."""
@@ -224,11 +257,16 @@ class Mixed:
 
     Attributes:
         usual: for whatever has no exception.
-        exceptions: the end of a weight's name (`embed_tokens`, `0.mlp.down_proj`) -> its format.
+        exceptions: the beginning of weights' names (`lm_head`, `model.layers.0.mlp.`) -> their format.
     """
 
     usual: WeightFormat
     exceptions: Mapping[str, WeightFormat]
+
+    def describe(self) -> dict[str, Any]:
+        """The usual format, and the exceptions by name."""
+        exceptions = {beginning: weight_format.describe() for beginning, weight_format in self.exceptions.items()}
+        return {"usual": self.usual.describe(), **exceptions}
 
     def linear(self, builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
         """As the weight's own format has it."""
@@ -243,7 +281,7 @@ class Mixed:
         return self._format(table).tied_head(builder, x, table)
 
     def _format(self, weight: Weight) -> WeightFormat:
-        matching = (found for end, found in self.exceptions.items() if weight.name.endswith(end))
+        matching = (found for beginning, found in self.exceptions.items() if weight.name.startswith(beginning))
         return next(matching, self.usual)
 
 

@@ -20,6 +20,7 @@ PRECISION_FILES = {
     "int8": "model_int8.onnx",
     "q8": "model_quantized.onnx",
     "q4": "model_q4.onnx",
+    "auto": "model_auto.onnx",
     "fp16": "model_fp16.onnx",
     "fp32": "model.onnx",
 }
@@ -99,7 +100,7 @@ class Bundle:
 
     @property
     def default_precision(self) -> str:
-        """The first of int8, q8, q4, fp16, fp32 that is there."""
+        """The first of int8, q8, q4, auto, fp16, fp32 that is there."""
         return next(iter(self.precisions))
 
     @property

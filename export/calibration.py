@@ -1,0 +1,130 @@
+"""What the inputs of a model's linear layers look like: their second moments, on text that the model writes itself.
+
+The model's own samples are the text on which it must not change, and none has to be brought. Layers are run one after
+the other with one layer's weights in memory; each is asked for in order, as `graph.py` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import trange
+
+from model import Checkpoint, ModelConfig, load_checkpoint
+from model.transformer import RotaryPositionalEmbedding, TransformerBlock
+
+DEFAULT_TOKENS = 8192
+FEWEST_ROWS, LONGEST_ROW = 32, 256
+# Linear layers that read what another one reads.
+SAME_INPUT = {"qkv_proj": "q_proj", "k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+
+
+class Calibration:
+    """Second moments of a checkpoint's activations.
+
+    Args:
+        checkpoint: config and weights.
+        tokens: about so many are sampled, when they are first needed.
+        progress: show bars on stderr if that is a terminal.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, tokens: int = DEFAULT_TOKENS, progress: bool = True) -> None:
+        self.checkpoint = checkpoint
+        self.tokens = tokens
+        self.progress = progress
+        self._rows: Tensor | None = None
+        self._layer = -1
+        self._hidden: list[Tensor] = []
+        self._moments: dict[str, Tensor] = {}
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's."""
+        return self.checkpoint.config
+
+    @property
+    def rows(self) -> Tensor:
+        """The sampled token ids, int64 [rows, length]."""
+        if self._rows is None:
+            self._rows = sample_rows(self.checkpoint, self.tokens, progress=self.progress)
+        return self._rows
+
+    def second_moment(self, name: str) -> np.ndarray:
+        """The mean of x x^T over the inputs x of a linear layer, float32 [in_features, in_features].
+
+        Args:
+            name: such as `model.layers.3.mlp.down_proj`; products of several, such as `qkv_proj`, have one input.
+        """
+        _, _, number, part, projection = name.split(".")
+        layer = int(number)
+        if layer < self._layer:
+            self._layer = -1
+        while self._layer < layer:
+            self._advance()
+        return self._moments[f"{part}.{SAME_INPUT.get(projection, projection)}"].numpy()
+
+    @torch.inference_mode()
+    def _advance(self) -> None:
+        """Run the next layer on what the one before has left, and keep the second moments of its linear layers."""
+        if self._layer < 0:
+            self._hidden = self._embedded()
+        self._layer += 1
+        block = _block(self.checkpoint, self._layer)
+        rotary = RotaryPositionalEmbedding(self.config)
+        sums: dict[str, Tensor] = {}
+        for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"):
+            block.get_submodule(name).register_forward_pre_hook(_adder(sums, name))
+        positions = torch.arange(self.rows.shape[1])[None]
+        self._hidden = [block(hidden, positions, rotary, None) for hidden in self._hidden]
+        self._moments = {name: total / self.rows.numel() for name, total in sums.items()}
+
+    def _embedded(self) -> list[Tensor]:
+        """What the first layer reads: float32 [1, length, hidden_size] a row."""
+        hidden = self.checkpoint.tensor("model.embed_tokens.weight")[self.rows]
+        if self.config.learned_position_embeddings:
+            hidden += self.checkpoint.tensor("model.embed_positions.weight")[: self.rows.shape[1]]
+        return list(hidden.split(1))
+
+
+@torch.inference_mode()
+def sample_rows(checkpoint: Checkpoint, tokens: int, *, progress: bool = True) -> Tensor:
+    """What a model writes at temperature 1 from its BOS token: int64 [rows, length], about `tokens` in all.
+
+    Where a text ends, the next one begins in the same row.
+    """
+    config = checkpoint.config
+    length = max(2, min(LONGEST_ROW, config.max_position_embeddings, tokens // FEWEST_ROWS))
+    start = config.bos_token_id or 0
+    ends = torch.tensor(config.eos_token_ids, dtype=torch.int64)
+    model = load_checkpoint(checkpoint.folder)
+    rows = torch.full((-(-tokens // length), 1), start)
+    cache = model.new_cache(len(rows), length)
+    generator = torch.Generator().manual_seed(0)
+    for _ in trange(length - 1, disable=None if progress else True, leave=False, desc="sample", unit="token"):
+        logits = model(rows[:, -1:], kv_cache=cache, num_logits_to_keep=1)[:, 0]
+        drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+        rows = torch.cat([rows, torch.where(torch.isin(drawn, ends), start, drawn)], dim=1)
+    return rows
+
+
+def _block(checkpoint: Checkpoint, layer: int) -> TransformerBlock:
+    """One layer with its weights, in eval mode."""
+    with torch.device("meta"):
+        block = TransformerBlock(checkpoint.config, layer)
+    prefix = f"model.layers.{layer}."
+    state = {name: checkpoint.tensor(prefix + name) for name, _ in block.named_parameters()}
+    block.load_state_dict(state, strict=True, assign=True)
+    return block.eval()
+
+
+def _adder(sums: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    """A hook that adds x^T x of a layer's input to the sum of its name."""
+
+    def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].flatten(0, -2)
+        sums[name] = sums[name] + x.T @ x if name in sums else x.T @ x
+
+    return add
