@@ -31,7 +31,7 @@ def test_ratios_are_taken_round_by_round():
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [
-        (["x=abacus:-:model"], 1, "kinds are genai, openvino, smoltext"),
+        (["x=abacus:-:model"], 1, "kinds are genai, llamacpp, openvino, smoltext"),
         (["x=smoltext"], 1, "KIND:PYTHON:MODEL"),
         (["x=smoltext:-:no-such-bundle"], 1, "ended instead of answering"),
         (["x=smoltext:-:m", "--rounds", "1"], 2, "at least 2"),

@@ -28,6 +28,8 @@ PROMPT_TOKENS, CONTINUED_TOKENS = 16, 64
 BENCH_PROMPT_TOKENS, BENCH_NEW_TOKENS, BENCH_REPEATS = 128, 32, 3
 # Of the text's first tokens, for the details: enough for several chunks of cache, and for a mean over tokens.
 DETAIL_TOKENS = 64
+# Files that are opened together; onnxruntime takes up to twice their size for it.
+OPENED_BYTES = 4e9
 
 
 @dataclass
@@ -67,30 +69,56 @@ def compare(
     if window < 2:
         raise ExportError(f"a window of {window} tokens predicts nothing; take at least 2")
     context = bundle.shape.max_position_embeddings
-    names = sorted(bundle.precisions, key=lambda name: -bundle.file_bytes(name))
+    groups = _groups(bundle)
     # Threads that spin between calls would take the reference's time, and each other's.
-    sessions = {name: DecoderSession(bundle, name, threads=threads, spin=False) for name in names}
+    sessions = _open(bundle, groups[0], threads)
     reference = reference or _best_of(bundle, sessions)
     if reference.vocab_size != bundle.shape.vocab_size:
         raise ExportError(f"{bundle.folder} and the checkpoint have different vocabularies: they are not one model")
     if token_ids is None:
-        token_ids = sample_tokens(bundle, sessions[names[0]], progress)
+        token_ids = sample_tokens(bundle, next(iter(sessions.values())), progress)
     if len(token_ids) <= PROMPT_TOKENS:
         raise ExportError(f"the text has {len(token_ids)} tokens; comparing needs more than {PROMPT_TOKENS}")
     window = min(window, context)
     parts = list(windows(token_ids, window, bundle.bos_token_id))
-    own, counted = _predict(reference, sessions, parts, progress)
     prompt = list(token_ids[:PROMPT_TOKENS])
     continuation = Continuation.of(reference, prompt, min(CONTINUED_TOKENS, context - len(prompt)))
-    looked = _look_inside(bundle, reference, sessions, token_ids, progress) if details else {}
-    sessions.clear()  # speed is measured one by one, with nothing else in memory
+    counted: dict[str, _Counted] = {}
+    looked: dict[str, Details] = {}
+    for group in groups:
+        sessions = sessions or _open(bundle, group, threads)
+        own, found = _predict(reference, sessions, parts, progress)
+        counted |= found
+        looked |= _look_inside(bundle, reference, sessions, token_ids, progress) if details else {}
+        sessions = {}
     figures = {}
-    for name in _bar(names, progress, desc="speed", unit="precision"):
+    # Speed is measured one by one, with nothing else in memory.
+    for name in _bar([name for group in groups for name in group], progress, desc="speed", unit="precision"):
         session = DecoderSession(bundle, name, threads=threads)
         figures[name] = _figures(bundle, session, counted[name], own, continuation, looked.get(name))
     interval = _perplexity_interval(own.token_nats)
     reference_figures = ReferenceFigures(reference.name, own.perplexity, interval, own.mean_nats)
     return Comparison(text, own.tokens, window, len(continuation.token_ids), reference_figures, figures)
+
+
+def _groups(bundle: Bundle) -> list[list[str]]:
+    """The precisions, the largest file first, in groups that are opened together.
+
+    A group costs one pass of the reference; more than one only where the files are large.
+    """
+    groups: list[list[str]] = []
+    opened = 0
+    for name in sorted(bundle.precisions, key=lambda name: -bundle.file_bytes(name)):
+        opened += bundle.file_bytes(name)
+        if not groups or opened > OPENED_BYTES:
+            groups.append([])
+            opened = bundle.file_bytes(name)
+        groups[-1].append(name)
+    return groups
+
+
+def _open(bundle: Bundle, names: Sequence[str], threads: int | None) -> dict[str, DecoderSession]:
+    return {name: DecoderSession(bundle, name, threads=threads, spin=False) for name in names}
 
 
 def sample_tokens(bundle: Bundle, session: DecoderSession, progress: bool) -> list[int]:

@@ -47,7 +47,7 @@ def test_divergence_and_perplexity_of_distributions_worked_out_by_hand():
     assert prediction.perplexity == pytest.approx(math.sqrt(4 / 0.6))
 
 
-def test_int8_keeps_its_promise_on_trained_weights(shared_data, stories260k_bundle):
+def test_int8_and_q8_keep_their_promises_on_trained_weights(shared_data, stories260k_bundle):
     """The project's bar for a model this small, on the first 60,000 characters of real text."""
     bundle = Bundle.open(stories260k_bundle)
     text = (shared_data / "corpora" / "tinystories-sample.txt").read_text(encoding="utf-8")[:60_000]
@@ -63,7 +63,20 @@ def test_int8_keeps_its_promise_on_trained_weights(shared_data, stories260k_bund
     assert int8.kl <= 2e-3
     assert int8.top1_agreement >= 0.975
     assert int8.int8_weight_fraction == 1
+    q8 = comparison.precisions["q8"]
+    assert q8.kl <= 3e-3
+    assert abs(q8.perplexity / comparison.reference.perplexity - 1) < 0.003
     assert all(name in table(comparison) for name in ("PyTorch", "fp32", "int8", "q8"))
+
+
+def test_files_too_large_to_be_open_together_have_the_same_figures_one_by_one(tiny_bundle, monkeypatch):
+    bundle = Bundle.open(tiny_bundle)
+    together = compare(bundle, progress=False)
+    monkeypatch.setattr("export.comparison.compare.OPENED_BYTES", 1)
+    apart = compare(bundle, progress=False)
+    assert [figures.kl for figures in apart.precisions.values()] == [
+        figures.kl for figures in together.precisions.values()
+    ]
 
 
 def test_without_a_text_the_model_writes_one_itself(shared_data, stories260k_bundle):

@@ -132,7 +132,8 @@ def with_restored_weights(model, precision: str):
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
 def test_every_configuration_stays_close_in_every_precision_on_every_path(precision, tolerance, changes, tmp_path):
     checkpoint, model = make_checkpoint(tmp_path / "checkpoint", changes)
-    graph = Graph(checkpoint, PRECISIONS[precision].make_format(Calibration(checkpoint, tokens=0)), tmp_path / "model.onnx")
+    weight_format = PRECISIONS[precision].make_format(Calibration(checkpoint, tokens=0))
+    graph = Graph(checkpoint, weight_format, tmp_path / "model.onnx")
     ids = np.random.default_rng(0).integers(0, graph.config.vocab_size, (1, 24))
     with torch.inference_mode():
         expected = with_restored_weights(model, precision)(torch.tensor(ids)).numpy()
