@@ -49,7 +49,7 @@ def _decoder(config: ModelConfig, precisions: Collection[str]) -> dict[str, Any]
     present_key, present_value = contract.present_names(ANY_LAYER)
     return {
         "filename": f"onnx/{file}",
-        "session_options": {"provider_options": []},
+        "session_options": {"provider_options": [], **dict([contract.EXACT_PRODUCTS])},
         "hidden_size": config.hidden_size,
         "head_size": config.head_dim,
         "num_attention_heads": config.num_attention_heads,

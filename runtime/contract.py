@@ -1,4 +1,4 @@
-"""The names, axes and dtypes of the ONNX graph's inputs and outputs: the one place where they are written.
+"""The names, axes and dtypes of the ONNX graph's inputs and outputs, and how it is opened: the one place for them.
 
 One graph serves prefill and decode. transformers.js makes its empty cache from the axis words, so they are part of
 the contract: a batch axis of any other name would become zero there.
@@ -16,6 +16,10 @@ BATCH = "batch_size"
 SEQUENCE = "sequence_length"  # new tokens
 PAST = "past_sequence_length"  # cached tokens, or the cache's capacity when past and present are one buffer
 TOTAL = "total_sequence_length"  # cached and new tokens
+
+# How a session must be opened: without VNNI, an x86 CPU adds two products of 8 bits in 16, which overflow, unless
+# onnxruntime is told to be exact there. Elsewhere this does nothing (docs/decisions/0007).
+EXACT_PRODUCTS = "session.x64quantprecision", "1"
 
 # A cache tensor is [batch_size, num_key_value_heads, past_sequence_length, head_dim], float32.
 

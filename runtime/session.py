@@ -184,6 +184,7 @@ def _session_options(threads: int, spin: bool) -> ort.SessionOptions:
     options.log_severity_level = SILENT
     options.enable_mem_pattern = False  # shapes change at every step: a pattern would be planned and thrown away
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+    options.add_session_config_entry(*contract.EXACT_PRODUCTS)
     # A portable graph multiplies dequantized weights as floats; fused as usual, its activations would be quantized.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     return options

@@ -40,6 +40,7 @@ class GraphProbe:
             model.graph.outputs.append(values[name])
         options = ort.SessionOptions()
         options.log_severity_level = ERRORS_ONLY
+        options.add_session_config_entry(*contract.EXACT_PRODUCTS)
         # The weights stay where they are, beside the original.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
         content = ir.to_proto(model).SerializeToString()

@@ -51,13 +51,20 @@ def make_checkpoint(folder: Path, changes: dict) -> tuple[Checkpoint, Transforme
     return Checkpoint(folder), load_checkpoint(folder)
 
 
+def open_session(path: Path) -> ort.InferenceSession:
+    """As the runtime opens a graph: 8-bit products are exact, whatever the CPU."""
+    options = ort.SessionOptions()
+    options.add_session_config_entry(*contract.EXACT_PRODUCTS)
+    return ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+
+
 class Graph:
     """A session on a graph, fed with arrays; the cache is a list that goes in and comes out."""
 
     def __init__(self, checkpoint: Checkpoint, weight_format: WeightFormat, path: Path) -> None:
         self.config = checkpoint.config
         ir.save(build_graph(checkpoint, weight_format), path)
-        self.session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        self.session = open_session(path)
 
     def empty_cache(self, batch: int) -> list[np.ndarray]:
         shape = (batch, self.config.num_key_value_heads, 0, self.config.head_dim)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -15,7 +14,7 @@ from export.graph_builder import GraphBuilder
 from export.precisions import PRECISIONS
 from export.quantize import quantize_blockwise, quantize_per_channel, restore_blockwise, zero_point
 from export.weight_formats import Blockwise, DynamicInt8, Float, Weight
-from tests.export.graphs import CHANGES, Graph, make_checkpoint, relative_difference
+from tests.export.graphs import CHANGES, Graph, make_checkpoint, open_session, relative_difference
 
 
 def random_weight(rows: int, columns: int) -> np.ndarray:
@@ -29,7 +28,7 @@ def run_linear(weight_format, weight: np.ndarray, x: np.ndarray, path, name: str
     y = weight_format.linear(builder, value, Weight(name, *weight.shape, lambda: weight))
     builder.output(y, "y", ir.DataType.FLOAT, ["rows", weight.shape[0]])
     ir.save(builder.model("test", "0"), path)
-    return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    return open_session(path).run(None, {"x": x})[0]
 
 
 @pytest.mark.parametrize("block_size", [16, 32, 64])
@@ -110,7 +109,7 @@ def test_q8_is_what_onnxruntimes_quantize_dynamic_makes_of_the_same_product(tmp_
     weight, x = random_weight(24, 64), random_weight(5, 64)
     run_linear(Float(), weight, x, tmp_path / "fp32.onnx")
     quantize_dynamic(tmp_path / "fp32.onnx", tmp_path / "theirs.onnx", per_channel=True, weight_type=QuantType.QInt8)
-    theirs = ort.InferenceSession(str(tmp_path / "theirs.onnx")).run(None, {"x": x})[0]
+    theirs = open_session(tmp_path / "theirs.onnx").run(None, {"x": x})[0]
     assert np.allclose(run_linear(DynamicInt8(), weight, x, tmp_path / "ours.onnx"), theirs, rtol=1e-5, atol=1e-5)
 
 

@@ -10,4 +10,6 @@ const [jobFile, answersFile] = process.argv.slice(2);
 const job = JSON.parse(readFileSync(jobFile, 'utf8'));
 transformers.env.localModelPath = `${dirname(job.bundle)}/`;
 transformers.env.allowRemoteModels = false;
-writeFileSync(answersFile, JSON.stringify(await answers(transformers, job, basename(job.bundle), { device: 'cpu' })));
+// As our runtime and genai_config.json have it: products of 8-bit integers that overflow on no CPU.
+const options = { device: 'cpu', session_options: { extra: { session: { x64quantprecision: '1' } } } };
+writeFileSync(answersFile, JSON.stringify(await answers(transformers, job, basename(job.bundle), options)));

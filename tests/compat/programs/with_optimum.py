@@ -2,14 +2,21 @@
 
 from pathlib import Path
 
+import onnxruntime
 import torch
 from answers import Generate, answer
 from optimum.onnxruntime import ORTModelForCausalLM
 
 
 def load(bundle: Path, file: str) -> Generate:
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # as our runtime and genai_config.json have it
     model = ORTModelForCausalLM.from_pretrained(
-        bundle, subfolder=str(Path(file).parent), file_name=Path(file).name, local_files_only=True
+        bundle,
+        subfolder=str(Path(file).parent),
+        file_name=Path(file).name,
+        local_files_only=True,
+        session_options=options,
     )
 
     def generate(prompt_ids: list[int], new_tokens: int) -> list[int]:
