@@ -1,0 +1,109 @@
+"""A graph bound to the buffers of a cache, so that it writes past and present in place.
+
+Knows the contract's names, and nothing of tokens' meaning: what it is given was checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnxruntime as ort
+
+from runtime import contract
+
+
+class CacheBinding:
+    """One graph over the buffers of one cache, for as long as the cache does not move them.
+
+    Any number of new tokens goes through `run`. The step that repeats, one new token for every row, has `step`: there
+    every input and output is bound once, and arrays are filled in place. It gives the bits that `run` gives.
+
+    Args:
+        session: the graph.
+        cache_names: its past input and present output for each buffer.
+        buffers: float32 [batch_size, num_key_value_heads, capacity, head_dim] each.
+        vocab_size: of the logits.
+
+    Attributes:
+        buffers: the cache's own list, by which its owner sees whether they have moved.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        cache_names: Sequence[tuple[str, str]],
+        buffers: Sequence[np.ndarray],
+        vocab_size: int,
+    ) -> None:
+        self.buffers = buffers
+        self._session, self._vocab_size = session, vocab_size
+        self._past = [
+            (past, present, ort.OrtValue.ortvalue_from_numpy(buffer))
+            for (past, present), buffer in zip(cache_names, buffers, strict=True)
+        ]
+        self._any = self._new_binding()
+        rows, _, capacity, _ = buffers[0].shape
+        self._input_ids = np.zeros((rows, 1), np.int64)
+        self._position_ids = np.zeros((rows, 1), np.int64)
+        # As wide as the cache, so that its shape never changes: what follows a row's tokens is its right padding.
+        self._mask = np.zeros((rows, capacity), np.int64)
+        self._logits = np.empty((rows, 1, vocab_size), np.float32)
+        self._lengths = np.zeros(rows, np.int64)  # ones in each row of the mask
+        self._step = self._new_binding()
+        self._bind(self._step, self._input_ids, self._mask, self._position_ids, self._logits)
+
+    def run(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray, position_ids: np.ndarray, num_logits_to_keep: int
+    ) -> np.ndarray:
+        """Logits of the last positions, float32 [batch_size, num_logits_to_keep, vocab_size]; inputs as in the contract."""
+        logits = np.empty((len(input_ids), num_logits_to_keep, self._vocab_size), np.float32)
+        self._bind(self._any, input_ids, attention_mask, position_ids, logits)
+        self._session.run_with_iobinding(self._any)
+        return logits
+
+    def step(self, token_ids: Sequence[int] | np.ndarray, lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+        """One more token in every row.
+
+        Args:
+            token_ids: [batch_size].
+            lengths: [batch_size], tokens that each row holds already.
+
+        Returns:
+            The logits, float32 [batch_size, vocab_size]: the next step overwrites them.
+        """
+        self._input_ids[:, 0] = token_ids
+        self._position_ids[:, 0] = lengths
+        for row, length in enumerate(lengths):
+            if self._lengths[row] != length:  # the row was trimmed, or went on by `run`
+                self._mask[row, :length], self._mask[row, length:] = 1, 0
+            self._mask[row, length] = 1
+            self._lengths[row] = length + 1
+        self._session.run_with_iobinding(self._step)
+        logits: np.ndarray = self._logits[:, 0]
+        return logits
+
+    def _new_binding(self) -> ort.IOBinding:
+        binding = self._session.io_binding()
+        for past, present, value in self._past:
+            binding.bind_ortvalue_input(past, value)
+            binding.bind_ortvalue_output(present, value)
+        return binding
+
+    @staticmethod
+    def _bind(
+        binding: ort.IOBinding,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray,
+        position_ids: np.ndarray,
+        logits: np.ndarray,
+    ) -> None:
+        kept = np.array(logits.shape[1], np.int64)
+        for name, array in (
+            (contract.INPUT_IDS, input_ids),
+            (contract.ATTENTION_MASK, attention_mask),
+            (contract.POSITION_IDS, position_ids),
+            (contract.NUM_LOGITS_TO_KEEP, kept),
+        ):  # not bind_cpu_input: it does not know an input that has a default
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+        binding.bind_output(contract.LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
