@@ -5,12 +5,33 @@ Knows the contract's names, and nothing of tokens' meaning: what it is given was
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnxruntime as ort
 
 from runtime import contract
+from runtime.errors import BundleError
+
+
+@contextmanager
+def one_line_errors(path: Path, doing: str = "fails in") -> Iterator[None]:
+    """What onnxruntime raises inside becomes a BundleError of one line that names the file."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - onnxruntime has classes of its own for every fault
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BundleError(f"{path} {doing} onnxruntime {ort.__version__}: {reason}") from None
+
+
+class GraphClock(Protocol):
+    """Whoever wants to know how long the graph ran."""
+
+    graph_seconds: float
 
 
 class CacheBinding:
@@ -21,9 +42,14 @@ class CacheBinding:
 
     Args:
         session: the graph.
+        path: its file, for the message where it fails.
         cache_names: its past input and present output for each buffer.
         buffers: float32 [batch_size, num_key_value_heads, capacity, head_dim] each.
         vocab_size: of the logits.
+        clock: counts the time that the graph takes.
+
+    Raises:
+        BundleError: by `run` and `step`, where the graph fails.
 
     Attributes:
         buffers: the cache's own list, by which its owner sees whether they have moved.
@@ -32,12 +58,15 @@ class CacheBinding:
     def __init__(
         self,
         session: ort.InferenceSession,
+        path: Path,
         cache_names: Sequence[tuple[str, str]],
         buffers: Sequence[np.ndarray],
         vocab_size: int,
+        clock: GraphClock,
     ) -> None:
         self.buffers = buffers
-        self._session, self._vocab_size = session, vocab_size
+        self._clock = clock
+        self._session, self._path, self._vocab_size = session, path, vocab_size
         self._past = [
             (past, present, ort.OrtValue.ortvalue_from_numpy(buffer))
             for (past, present), buffer in zip(cache_names, buffers, strict=True)
@@ -56,10 +85,10 @@ class CacheBinding:
     def run(
         self, input_ids: np.ndarray, attention_mask: np.ndarray, position_ids: np.ndarray, num_logits_to_keep: int
     ) -> np.ndarray:
-        """Logits of the last positions, float32 [batch_size, num_logits_to_keep, vocab_size]; inputs as in the contract."""
+        """Logits of the last positions, float32 [batch_size, num_logits_to_keep, vocab_size]; contract's inputs."""
         logits = np.empty((len(input_ids), num_logits_to_keep, self._vocab_size), np.float32)
         self._bind(self._any, input_ids, attention_mask, position_ids, logits)
-        self._session.run_with_iobinding(self._any)
+        self._call(self._any)
         return logits
 
     def step(self, token_ids: Sequence[int] | np.ndarray, lengths: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -79,9 +108,15 @@ class CacheBinding:
                 self._mask[row, :length], self._mask[row, length:] = 1, 0
             self._mask[row, length] = 1
             self._lengths[row] = length + 1
-        self._session.run_with_iobinding(self._step)
+        self._call(self._step)
         logits: np.ndarray = self._logits[:, 0]
         return logits
+
+    def _call(self, binding: ort.IOBinding) -> None:
+        started = time.perf_counter()
+        with one_line_errors(self._path):
+            self._session.run_with_iobinding(binding)
+        self._clock.graph_seconds += time.perf_counter() - started
 
     def _new_binding(self) -> ort.IOBinding:
         binding = self._session.io_binding()

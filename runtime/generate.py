@@ -38,7 +38,7 @@ def generate_step(
         prompt_ids: at least one token; those that `cache` holds already are not among them.
         max_new_tokens: at most so many; None for 256 or what the context has room for.
         sampler: from logits float32 [vocab_size] to an id.
-        logits_processors: run before the sampler, in order, on all ids so far: the cache's, the prompt's and the new.
+        logits_processors: run before the sampler, in order, on the ids so far: the prompt's and the new ones.
         cache: earlier tokens of the same sequence; a new one when not given.
         prompt_lookup: check guesses that are looked up in the text so far, several in one pass: faster where the output
             repeats the prompt, with the same tokens (`speculation.py` says how exactly).
@@ -52,7 +52,7 @@ def generate_step(
     limit = new_token_limit(session, held + len(prompt_ids), max_new_tokens)
     if cache is None:
         cache = session.new_cache(len(prompt_ids) + limit)
-    choose = Choice(sampler, logits_processors, [*cache.token_ids, *prompt_ids])
+    choose = Choice(sampler, logits_processors, list(prompt_ids))
     if prompt_lookup:
         return speculate(session, prompt_ids, limit, choose, cache)
     return _steps(session, prompt_ids, limit, choose, cache)

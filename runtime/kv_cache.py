@@ -1,8 +1,8 @@
 """The keys and values of the tokens seen so far, as buffers that the graph writes in place.
 
 Each layer's past input and present output are bound to the same memory, so a step writes its new rows and copies
-nothing. A cache belongs to a model's shape and not to a session: any precision of the bundle may go on with it. Knows no
-sampling and no text.
+nothing. A cache belongs to a model's shape and not to a session: any precision of the bundle may go on with it. Knows
+no sampling and no text.
 """
 
 from __future__ import annotations
@@ -24,14 +24,22 @@ class KVCache:
     Attributes:
         buffers: float32 [1, num_key_value_heads, capacity, head_dim]: key and value of layer 0, of layer 1, ... Another
             list when the cache has grown.
-        token_ids: what the cache holds, in order. Only `add` and `trim` change it.
+        token_ids: what the cache holds, in order. Changed by the methods alone.
     """
 
     def __init__(self, shape: ModelShape, capacity_tokens: int = 0) -> None:
         self._shape = shape
         self.token_ids: list[int] = []
-        self.buffers: list[np.ndarray] = []
-        self._allocate(capacity_tokens)
+        self.buffers = _allocate(shape, 1, capacity_tokens)
+
+    @classmethod
+    def rows(cls, shape: ModelShape, count: int, capacity_tokens: int) -> tuple[list[KVCache], list[np.ndarray]]:
+        """Caches over one block of memory, and the block's buffers [count, num_key_value_heads, capacity, head_dim]."""
+        block = _allocate(shape, count, capacity_tokens)
+        caches = [cls(shape) for _ in range(count)]
+        for row, cache in enumerate(caches):
+            cache.buffers = [buffer[row : row + 1] for buffer in block]
+        return caches, block
 
     @property
     def length(self) -> int:
@@ -59,7 +67,8 @@ class KVCache:
         if length <= self.capacity_tokens:
             return False
         held = self.buffers
-        self._allocate(max(length, min(2 * self.capacity_tokens, self._shape.max_position_embeddings)))
+        wanted = max(length, min(2 * self.capacity_tokens, self._shape.max_position_embeddings))
+        self.buffers = _allocate(self._shape, 1, wanted)
         self._copy_rows(held, self.length)
         return True
 
@@ -82,17 +91,22 @@ class KVCache:
     def copy(self, length: int, capacity_tokens: int = 0) -> KVCache:
         """A cache of its own that holds the first `length` tokens of this one, with room for `capacity_tokens`."""
         other = KVCache(self._shape, max(length, capacity_tokens))
-        other._copy_rows(self.buffers, length)
-        other.token_ids = self.token_ids[:length]
+        other.replace(self, length)
         return other
+
+    def replace(self, other: KVCache, length: int) -> None:
+        """Hold the first `length` tokens of another cache, which must fit, instead of what is held now."""
+        self._copy_rows(other.buffers, length)
+        self.token_ids = other.token_ids[:length]
 
     def _copy_rows(self, buffers: Sequence[np.ndarray], length: int) -> None:
         for mine, other in zip(self.buffers, buffers, strict=True):
             mine[:, :, :length] = other[:, :, :length]
 
-    def _allocate(self, capacity_tokens: int) -> None:
-        steps = -(-max(capacity_tokens, 1) // GRANULARITY_TOKENS)
-        capacity = min(steps * GRANULARITY_TOKENS, self._shape.max_position_embeddings)
-        shape = (1, self._shape.num_key_value_heads, capacity, self._shape.head_dim)
-        # zeros, not empty: pages are given on first touch either way, and a stray NaN must never be read.
-        self.buffers = [np.zeros(shape, np.float32) for _ in range(2 * self._shape.num_hidden_layers)]
+
+def _allocate(shape: ModelShape, rows: int, capacity_tokens: int) -> list[np.ndarray]:
+    steps = -(-max(capacity_tokens, 1) // GRANULARITY_TOKENS)
+    capacity = min(steps * GRANULARITY_TOKENS, shape.max_position_embeddings)
+    size = (rows, shape.num_key_value_heads, capacity, shape.head_dim)
+    # zeros, not empty: pages are given on first touch either way, and a stray NaN must never be read.
+    return [np.zeros(size, np.float32) for _ in range(2 * shape.num_hidden_layers)]

@@ -21,8 +21,8 @@ class PromptCache:
     ...     ...
     >>> prompts.give_back(cache)                                                          # doctest: +SKIP
 
-    Logits after a reused prefix are those of a prefill to rounding: its rows may come from decodes, which sum in another
-    order (docs/decisions/0011).
+    Logits after a reused prefix are those of a prefill to rounding: its rows may come from decodes, which sum in
+    another order, unless the session is steady (docs/decisions/0012).
 
     Args:
         session: makes the caches; other sessions of its bundle may use them too.
@@ -43,8 +43,8 @@ class PromptCache:
         """A cache that holds the longest known prefix of a prompt, and nothing else; yours until it is given back.
 
         At least one token of the prompt is left to run: its logits are what a generation starts from. A sequence that
-        the prompt merely continues is handed over; one that parts from it is copied as far as they agree, at the speed of
-        memory, and kept.
+        the prompt merely continues is handed over; one that parts from it is kept, and copied as far as they agree, at
+        the speed of memory.
 
         Args:
             prompt_ids: the whole prompt.

@@ -1,9 +1,9 @@
 """Guesses from the text itself: what followed the last few tokens when they occurred before.
 
 Prompts that are quoted, edited or summarized repeat long stretches of themselves, and looking one up costs nothing
-(prompt lookup decoding: Saxena, https://github.com/apoorvumang/prompt-lookup-decoding, 2023). How many guesses are worth
-checking depends on how often such guesses come true, so they are scored as the text goes on, whether they were checked
-or not.
+(prompt lookup decoding: Saxena, https://github.com/apoorvumang/prompt-lookup-decoding, 2023). How many guesses are
+worth checking depends on how often such guesses come true, so they are scored as the text goes on, whether they were
+checked or not.
 
 Knows no model and no logits.
 """
@@ -58,11 +58,12 @@ class PromptLookup:
         self._places[key] = len(ids)
 
     def guesses(self, limit: int = MOST_GUESSES) -> list[int]:
-        """The next tokens, as many as are worth a check and at most `limit`; none where a plain step is the better bet."""
+        """The next tokens, as many as are worth a check, at most `limit`; none where a plain step is the better bet."""
         if self._source is None or limit < 1:
             return []
-        count = min(self._worthwhile(), limit)
-        return self._token_ids[self._source : self._source + count]
+        text = self._token_ids[self._source :]
+        # A text that repeats itself goes on from its own guesses.
+        return [text[place % len(text)] for place in range(min(self._worthwhile(), limit))]
 
     def _worthwhile(self) -> int:
         """How many guesses give most tokens for the cost of their pass.

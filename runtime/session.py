@@ -5,7 +5,9 @@ The only file that speaks to onnxruntime. Knows no text and no sampling.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,13 +15,15 @@ import numpy as np
 import onnxruntime as ort
 
 from runtime import contract
-from runtime.binding import CacheBinding
+from runtime.binding import CacheBinding, one_line_errors
 from runtime.bundle import Bundle
 from runtime.errors import BundleError, OptionError, PromptError
 from runtime.kv_cache import KVCache
 from runtime.threads import default_threads
 
 DEFAULT_CHUNK_TOKENS = 512
+# Rows of a block of queries in attention are a multiple of this (twice head_dim, for a usual cache of the CPU).
+ATTENTION_BLOCK = 16
 SILENT = 4  # what goes wrong is raised, in one line; onnxruntime would print it in several as well
 
 
@@ -34,6 +38,13 @@ class DecoderSession:
             graphs of other exporters need: slower, with the same tokens.
         spin: idle threads wait in a busy loop: faster on a machine of one's own, a burden on a shared one.
         chunk_tokens: a longer prompt runs in chunks of so many tokens.
+        steady: never run a row alone, but a single token together with the one before it. Attention over one row rounds
+            otherwise than over several, so only then are fp32's, int8's and q4's logits the same bits however the
+            tokens come: one by one, in chunks, after a reused prefix, or guessed. Steps cost a tenth more, and a third
+            at a depth of 1,000 (docs/decisions/0012).
+
+    Attributes:
+        graph_seconds: spent inside onnxruntime so far; the rest of a step is Python's and NumPy's.
 
     Raises:
         OptionError: no such precision, or threads or chunk_tokens < 1.
@@ -49,21 +60,23 @@ class DecoderSession:
         in_place: bool | None = None,
         spin: bool = True,
         chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
+        steady: bool = False,
     ) -> None:
         self.shape = bundle.shape
         self.precision = precision
         self.threads = default_threads() if threads is None else threads
         if self.threads < 1:
             raise OptionError(f"threads must be at least 1, not {threads}")
-        self.chunk_tokens = chunk_tokens
+        self.chunk_tokens, self.steady = chunk_tokens, steady
         if chunk_tokens < 1:
             raise OptionError(f"chunk_tokens must be at least 1, not {chunk_tokens}")
+        if steady and chunk_tokens % ATTENTION_BLOCK:
+            raise OptionError(f"a steady session's chunk_tokens must be a multiple of {ATTENTION_BLOCK}")
         path = bundle.model_file(precision)
-        try:
+        with one_line_errors(path, "cannot be opened by"):
             self._ort = ort.InferenceSession(str(path), _session_options(self.threads, spin), ["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001 - onnxruntime has classes of its own for every fault
-            raise BundleError(f"{path} cannot be opened by onnxruntime {ort.__version__}: {_reason(error)}") from None
         self._path = path
+        self.graph_seconds = 0.0
         self._check_contract()
         self.in_place = bundle.has_in_place_cache if in_place is None else in_place
         self._cache_names = [
@@ -106,33 +119,47 @@ class DecoderSession:
             PromptError: no tokens, ids outside the vocabulary, or more than the context holds.
             BundleError: the graph fails, which is how a graph that contradicts config.json shows.
         """
-        if self.in_place and len(token_ids) == 1 and self._is_token_id(token_ids[0]):
-            return self._decode(int(token_ids[0]), cache)
+        if len(token_ids) == 1 and self._is_token_id(token_ids[0]):
+            if self.steady and cache.length:
+                before = cache.token_ids[-1]
+                cache.trim(cache.length - 1)
+                return self.forward([before, int(token_ids[0])], cache)
+            if self.in_place:
+                return self._decode(int(token_ids[0]), cache)
         input_ids = self.check_token_ids(token_ids)
         held, tokens = cache.length, input_ids.shape[1]
         cache.reserve(held + tokens)
         dropped = tokens - min(num_logits_to_keep or tokens, tokens)  # positions whose logits nobody asked for
         logits = []
         try:
-            for start in range(0, tokens, self.chunk_tokens):
-                chunk = input_ids[:, start : start + self.chunk_tokens]
-                kept = max(0, start + chunk.shape[1] - max(start, dropped))
+            for start, end in pairwise(self._chunk_bounds(tokens)):
+                chunk = input_ids[:, start:end]
+                kept = max(0, end - max(start, dropped))
                 # The graph gives one row at least.
-                logits.append(self._guarded(self._run_chunk, chunk, cache, max(1, kept))[:kept])
+                logits.append(self._run_chunk(chunk, cache, max(1, kept))[:kept])
                 cache.add(chunk[0].tolist())
         except BundleError:
             cache.trim(held)
             raise
         return logits[-1] if len(logits[-1]) == tokens - dropped else np.concatenate(logits)
 
+    def _chunk_bounds(self, tokens: int) -> list[int]:
+        bounds = [*range(0, tokens, self.chunk_tokens), tokens]
+        # Attention takes queries in blocks, and a block of one row rounds as a pass of one row does.
+        if self.steady and tokens > 1 and (tokens - bounds[-2]) % ATTENTION_BLOCK == 1:
+            bounds.insert(-1, tokens - 2)
+            if bounds[-3] > tokens - 2:
+                del bounds[-3]
+        return bounds
+
     def bind(self, buffers: Sequence[np.ndarray]) -> CacheBinding:
         """This graph over buffers [batch_size, num_key_value_heads, capacity, head_dim], written in place."""
-        return CacheBinding(self._ort, self._cache_names, buffers, self.shape.vocab_size)
+        return CacheBinding(self._ort, self._path, self._cache_names, buffers, self.shape.vocab_size, self)
 
     def _decode(self, token_id: int, cache: KVCache) -> np.ndarray:
         """`forward` of one token: everything is bound already, so that it costs Python microseconds."""
         cache.reserve(cache.length + 1)
-        logits = self._guarded(self._binding(cache).step, (token_id,), (cache.length,))
+        logits = self._binding(cache).step((token_id,), (cache.length,))
         cache.add((token_id,))
         return logits.copy()  # 10 us at a vocabulary of 49,152, for logits that are the caller's to keep
 
@@ -168,18 +195,14 @@ class DecoderSession:
             for (name, _), buffer in zip(self._cache_names, cache.buffers, strict=True)
         }
         names = [contract.LOGITS, *(present for _, present in self._cache_names)]
-        logits, *presents = self._ort.run(names, {**feeds, **past})
+        started = time.perf_counter()
+        with one_line_errors(self._path):
+            logits, *presents = self._ort.run(names, {**feeds, **past})
+        self.graph_seconds += time.perf_counter() - started
         for buffer, present in zip(cache.buffers, presents, strict=True):
             buffer[:, :, : present.shape[2]] = present
         result: np.ndarray = logits[0]
         return result
-
-    def _guarded(self, run: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
-        """Call into onnxruntime; what goes wrong there is one line that names the file."""
-        try:
-            return run(*arguments)
-        except Exception as error:  # noqa: BLE001 - onnxruntime has classes of its own for every fault
-            raise BundleError(f"{self._path} fails in onnxruntime {ort.__version__}: {_reason(error)}") from None
 
     def _check_contract(self) -> None:
         layers = range(self.shape.num_hidden_layers)
@@ -204,10 +227,6 @@ class DecoderSession:
         ):
             if isinstance(found, int) and found != expected:  # a symbolic axis is a string
                 raise BundleError(f"{self._path} and config.json disagree on {name}: {found} and {expected}")
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _session_options(threads: int, spin: bool) -> ort.SessionOptions:

@@ -6,8 +6,8 @@ then the logits behind it belong to another text, and the cache forgets it. So e
 distribution given the text before it, and nothing is rejected or drawn twice: with the same logits the tokens are the
 same, greedy or sampled.
 
-Whether the logits are the same is up to the kernels: a pass of several rows may round otherwise than one of a single row
-(docs/decisions/0012).
+Whether the logits are the same is up to the kernels: a pass of several rows may round otherwise than one of a single
+row, so open the session with `steady=True` where the very same tokens matter (docs/decisions/0012).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def speculate(
         session: an open graph.
         prompt_ids: to prefill.
         limit: new tokens.
-        choose: knows all ids so far, the prompt's among them.
-        cache: holds what stands before the prompt.
+        choose: makes tokens of logits.
+        cache: holds what stands before the prompt, in which is looked up too.
     """
-    lookup = PromptLookup(choose.token_ids)
+    lookup = PromptLookup([*cache.token_ids, *prompt_ids])
     token_id = choose(session.forward(prompt_ids, cache)[0])
     lookup.push(token_id)
     produced = 1
