@@ -42,9 +42,9 @@ class PromptCache:
     def take(self, prompt_ids: Sequence[int], capacity_tokens: int = 0) -> KVCache:
         """A cache that holds the longest known prefix of a prompt, and nothing else; yours until it is given back.
 
-        At least one token of the prompt is left to run: its logits are what a generation starts from. A sequence that
-        the prompt merely continues is handed over; one that parts from it is kept, and copied as far as they agree, at
-        the speed of memory.
+        At least one token of the prompt is left to run: its logits are what a generation starts from. A sequence of
+        which the prompt shares at least half is handed over; any other is kept, and copied as far as they agree, at the
+        speed of memory.
 
         Args:
             prompt_ids: the whole prompt.
@@ -54,7 +54,7 @@ class PromptCache:
         shared = min(best.common_prefix(prompt_ids), len(prompt_ids) - 1) if best is not None else 0
         if best is None or shared <= 0:
             return self._session.new_cache(capacity_tokens)
-        if shared < best.length - 1:
+        if 2 * shared < best.length:
             return best.copy(shared, capacity_tokens)
         self._caches.remove(best)
         best.trim(shared)

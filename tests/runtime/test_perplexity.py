@@ -56,7 +56,7 @@ def test_against_another_precision(sessions):
     assert result.change == pytest.approx(result.perplexity / alone.perplexity - 1)
     assert result.change_interval[0] < result.change < result.change_interval[1]
     assert result.interval[0] < result.perplexity < result.interval[1]
-    assert 0 < result.kl < 0.01
+    assert 0 < result.kl < 0.05
     assert 0.5 < result.top1_agreement <= 1
     assert told == [(number, told[-1][1]) for number in range(1, told[-1][1] + 1)]
     itself = measure_perplexity(fp32, random_ids(300), window=64, against=fp32)
