@@ -21,7 +21,9 @@ MOST_GUESSES = 15
 # shape and on models a hundred times smaller (docs/decisions/0012); the dearest loses least where guesses are wrong.
 ROW_COST = 0.25
 # Guesses scored before the first one count as so many, and older ones fade at this rate.
-PRIOR_WEIGHT, FADING = 4.0, 0.9
+PRIOR_WEIGHT, FADING = 4.0, 0.95
+# What guesses must promise, in tokens for the cost of one: their scores are known to a few tenths only.
+LEAST_GAIN = 1.15
 
 
 class PromptLookup:
@@ -37,7 +39,7 @@ class PromptLookup:
         self._places: dict[tuple[int, ...], int] = {}
         self._source: int | None = None  # the place that the next token is guessed from
         self._match = 0  # tokens before it that agree with our last ones
-        self._scores = {length: _Score(length) for length in range(SHORTEST_MATCH, LONGEST_MATCH + 1)}
+        self._scores = {length: _Score(length) for length in range(LONGEST_MATCH + 1)}
         for token_id in token_ids:
             self.push(token_id)
 
@@ -53,8 +55,11 @@ class PromptLookup:
         if hit and self._source is not None:  # go on along the same earlier stretch
             self._source, self._match = self._source + 1, min(self._match + 1, LONGEST_MATCH)
         else:
-            self._source = self._places.get(key)
-            self._match = self._matching(self._source) if self._source is not None else 0
+            place = self._places.get(key)
+            if place is None and self._source is not None and self._match >= SHORTEST_MATCH:
+                place = self._source + 1  # a copy with one token changed goes on behind it
+            self._source = place
+            self._match = self._matching(place) if place is not None else 0
         self._places[key] = len(ids)
 
     def guesses(self, limit: int = MOST_GUESSES) -> list[int]:
@@ -71,7 +76,7 @@ class PromptLookup:
         If each guess comes true with probability p given those before it, k of them give 1 + p + ... + p^k tokens for
         1 + k * ROW_COST. A guess further on stands on a longer match, so its own p is that of the longer match.
         """
-        best, best_rate = 0, 1.0
+        best, best_rate = 0, LEAST_GAIN
         expected, all_true = 1.0, 1.0
         for count in range(1, MOST_GUESSES + 1):
             all_true *= self._scores[min(self._match + count - 1, LONGEST_MATCH)].probability
@@ -96,7 +101,7 @@ class _Score:
     def __init__(self, match_length: int) -> None:
         # Before anything is known: two tokens that recur are followed by the same third one now and then, twelve nearly
         # always.
-        self._hits = PRIOR_WEIGHT * match_length / (match_length + 4)
+        self._hits = PRIOR_WEIGHT * (match_length + 1) / (match_length + 3)
         self._tries = PRIOR_WEIGHT
 
     def count(self, hit: bool) -> None:
