@@ -81,8 +81,8 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "batch",
         help="continue many texts",
         description="Continue the texts of a file, several at a time: JSON lines in, JSON lines out, in order.",
-        epilog='example:\n  echo \'{"prompt": "Once upon a time", "seed": 1}\' > prompts.jsonl\n'
-        "  python -m runtime batch bundles/demo prompts.jsonl --precision q8 > texts.jsonl",
+        epilog="example:\n  python -m runtime batch bundles/demo prompts.jsonl --precision q8 > texts.jsonl\n\n"
+        'where prompts.jsonl has lines such as\n  {"prompt": "Once upon a time", "seed": 1}',
         formatter_class=RAW,
     )
     _add_bundle(parser)

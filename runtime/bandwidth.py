@@ -10,7 +10,7 @@ import numpy as np
 
 # Larger than the last-level caches of the CPUs that a small model runs on.
 READ_BYTES = 256 * 2**20
-REPEATS = 5
+REPEATS = 3
 
 
 def read_bandwidth(threads: int, *, read_bytes: int = READ_BYTES, repeats: int = REPEATS) -> float:
