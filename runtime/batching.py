@@ -76,7 +76,8 @@ def generate_batch(
     """Run requests, at most `batch_size` at a time; yield each row when it has ended, in the order of ending.
 
     A row's logits are those that it would have by itself, to the bit for int8 and to rounding for fp32 and q4. q8
-    scales activations over all rows of a pass, so there they depend on the company (docs/decisions/0013).
+    scales activations over all rows of a pass, so there they depend on the company (docs/decisions/0013). Steps are
+    single rows in a steady session too.
 
     Raises:
         PromptError, OptionError: at the call, before anything is computed, for any of the requests.

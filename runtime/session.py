@@ -121,9 +121,7 @@ class DecoderSession:
         """
         if len(token_ids) == 1 and self._is_token_id(token_ids[0]):
             if self.steady and cache.length:
-                before = cache.token_ids[-1]
-                cache.trim(cache.length - 1)
-                return self.forward([before, int(token_ids[0])], cache)
+                return self._decode_steadily(int(token_ids[0]), cache)
             if self.in_place:
                 return self._decode(int(token_ids[0]), cache)
         input_ids = self.check_token_ids(token_ids)
@@ -162,6 +160,17 @@ class DecoderSession:
         logits = self._binding(cache).step((token_id,), (cache.length,))
         cache.add((token_id,))
         return logits.copy()  # 10 us at a vocabulary of 49,152, for logits that are the caller's to keep
+
+    def _decode_steadily(self, token_id: int, cache: KVCache) -> np.ndarray:
+        """`forward` of one token and the one before it, whose rows are written again with the same bits."""
+        cache.reserve(cache.length + 1)
+        before = cache.token_ids[-1]
+        cache.trim(cache.length - 1)
+        try:
+            return self.forward((before, token_id), cache)
+        except BundleError:
+            cache.add((before,))
+            raise
 
     def _is_token_id(self, token_id: object) -> bool:
         return isinstance(token_id, (int, np.integer)) and 0 <= int(token_id) < self.shape.vocab_size
