@@ -41,7 +41,7 @@ class Request:
     stop_token_ids: Collection[int] = ()
 
 
-@dataclass
+@dataclass(eq=False)
 class Row:
     """A request under way.
 
@@ -76,8 +76,8 @@ def generate_batch(
     """Run requests, at most `batch_size` at a time; yield each row when it has ended, in the order of ending.
 
     A row's logits are those that it would have by itself, to the bit for int8 and to rounding for fp32 and q4. q8
-    scales activations over all rows of a pass, so there they depend on the company (docs/decisions/0013). Steps are
-    single rows in a steady session too.
+    scales activations over all rows of a pass, so there they depend on the company (docs/decisions/0013). In a steady
+    session all agree to the bit, since there each row takes its steps alone, at the price of the gain.
 
     Raises:
         PromptError, OptionError: at the call, before anything is computed, for any of the requests.
@@ -126,7 +126,7 @@ class _Rows:
         self.running: list[Row] = []
         self._session = session
         self._caches, block = KVCache.rows(session.shape, size, capacity_tokens)
-        counts = range(2, size + 1) if session.in_place else ()
+        counts = range(2, size + 1) if session.in_place and not session.steady else ()
         self._bindings = {count: session.bind([buffer[:count] for buffer in block]) for count in counts}
 
     def next_cache(self) -> KVCache:
@@ -149,7 +149,7 @@ class _Rows:
         last = [row.token_ids[-1] for row in self.running]
         caches = [row.cache for row in self.running]
         binding = self._bindings.get(len(last))
-        if binding is None:  # one row, or a graph that cannot write in place
+        if binding is None:  # one row, a steady session, or a graph that cannot write in place
             return np.concatenate(
                 [self._session.forward([token_id], cache) for token_id, cache in zip(last, caches, strict=True)]
             )
