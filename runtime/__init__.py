@@ -9,9 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runtime.batching import Request, generate_batch
     from runtime.bundle import Bundle
     from runtime.generate import generate_step
     from runtime.language_model import Chunk, Generation, LanguageModel
+    from runtime.prompt_cache import PromptCache
     from runtime.sampling_options import SamplingOptions
     from runtime.session import DecoderSession
 
@@ -22,7 +24,10 @@ _HOMES = {
     "DecoderSession": "runtime.session",
     "Generation": "runtime.language_model",
     "LanguageModel": "runtime.language_model",
+    "PromptCache": "runtime.prompt_cache",
+    "Request": "runtime.batching",
     "SamplingOptions": "runtime.sampling_options",
+    "generate_batch": "runtime.batching",
     "generate_step": "runtime.generate",
 }
 
@@ -32,7 +37,10 @@ __all__ = [
     "DecoderSession",
     "Generation",
     "LanguageModel",
+    "PromptCache",
+    "Request",
     "SamplingOptions",
+    "generate_batch",
     "generate_step",
 ]
 

@@ -1,10 +1,10 @@
-"""`python -m runtime`: generate, chat, bench. Parses the command line; `commands.py` does the work."""
+"""`python -m runtime`: what it takes and its help. `commands.py` does the work."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from runtime.command_line import run_to_exit_code
 from runtime.sampling_options import SamplingOptions
@@ -23,7 +23,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_generate(commands)
     _add_chat(commands)
+    _add_batch(commands)
     _add_bench(commands)
+    _add_perplexity(commands)
     return parser.parse_args(arguments)
 
 
@@ -74,28 +76,79 @@ def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _add_sampling(parser)
 
 
+def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "batch",
+        help="continue many texts",
+        description="Continue the texts of a file, several at a time: JSON lines in, JSON lines out, in order.",
+        epilog="example:\n  python -m runtime batch bundles/demo prompts.jsonl --precision q8 > texts.jsonl\n\n"
+        'where prompts.jsonl has lines such as\n  {"prompt": "Once upon a time", "seed": 1}',
+        formatter_class=RAW,
+    )
+    _add_bundle(parser)
+    parser.add_argument(
+        "prompts",
+        metavar="PROMPTS",
+        help='a file of lines such as {"prompt": TEXT}, which may have max_new_tokens and seed too; "-": stdin',
+    )
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="rows at a time (default 8)")
+    _add_sampling(parser)
+
+
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "bench",
         help="measure speed",
-        description="Measure prefill and decode speed: means over repeats, with standard deviations.",
-        epilog="example:\n  python -m runtime bench bundles/demo --prompt-tokens 512 --new-tokens 128 --json",
+        description="Measure prefill and decode speed: means over repeats with standard deviations, the time that is "
+        "Python's, and the share of the memory bandwidth reached. A row for each combination of the lists.",
+        epilog="example:\n  python -m runtime bench bundles/demo --prompt-tokens 16,512 --depth 0,1024 --threads 1,2",
+        formatter_class=RAW,
+    )
+    _add_bundle(parser, threads=_integers)
+    for name, meaning, default in (
+        ("--prompt-tokens", "default: 512, or half the context if less", None),
+        ("--new-tokens", "default: 64, or a quarter of the context if less", None),
+        ("--depth", "tokens in the cache before (default 0)", [0]),
+    ):
+        parser.add_argument(name, type=_integers, default=default, metavar="N,N", help=meaning)
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="default 5")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print a JSON list of rows")
+    output.add_argument("--markdown", action="store_true", help="print a Markdown table")
+
+
+def _add_perplexity(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "perplexity",
+        help="measure how well a text is predicted",
+        description="The perplexity of a text with its 95 % interval, over strided windows; and how far another "
+        "precision lies.",
+        epilog="example:\n  python -m runtime perplexity bundles/demo --text story.txt --against fp32",
         formatter_class=RAW,
     )
     _add_bundle(parser)
-    parser.add_argument("--prompt-tokens", type=int, metavar="N", help="default: 512, or half the context if less")
-    parser.add_argument("--new-tokens", type=int, metavar="N", help="default: 64, or a quarter of the context if less")
-    parser.add_argument("--depth", type=int, default=0, metavar="N", help="tokens in the cache before (default 0)")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="default 5")
-    parser.add_argument("--json", action="store_true", help="print a JSON list of rows")
+    parser.add_argument("--text", required=True, metavar="FILE", help='a UTF-8 text; "-": stdin')
+    parser.add_argument("--against", metavar="P", help="another precision, to measure KL and the change from")
+    parser.add_argument("--window", type=int, metavar="N", help="tokens of a window (default: the context)")
+    parser.add_argument("--stride", type=int, metavar="N", help="tokens it predicts anew (default: half a window)")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="of the text, at most (default: all)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def _add_bundle(parser: argparse.ArgumentParser) -> None:
+def _integers(text: str) -> list[int]:
+    """A list such as 1,2,4."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of integers such as 1,2,4") from None
+
+
+def _add_bundle(parser: argparse.ArgumentParser, *, threads: Callable[[str], object] = int) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, or its Hub id")
     parser.add_argument(
         "--precision", metavar="P", help="int8, q8, fp32, ...; default: int8 if there, or the next best"
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="default: the physical cores that we may use")
+    parser.add_argument("--threads", type=threads, metavar="N", help="default: the physical cores that we may use")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
 
 

@@ -39,6 +39,11 @@ class ModelShape:
     head_dim: int
     max_position_embeddings: int
 
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Keys and values of one token in all layers, in float32."""
+        return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim * 4
+
 
 @dataclass(frozen=True)
 class Bundle:

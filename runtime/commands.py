@@ -6,16 +6,21 @@ import argparse
 import dataclasses
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
-from runtime.bench import BenchRow
-from runtime.bench import bench as measure
+from runtime.batch_file import read_lines, run_lines
+from runtime.bench_sweep import Sweep
+from runtime.bench_sweep import table as bench_table
 from runtime.bundle import Bundle
 from runtime.chat_template import Message
 from runtime.errors import OptionError, PromptError
 from runtime.language_model import Generation, LanguageModel, collect
+from runtime.perplexity import measure_perplexity
+from runtime.progress import ProgressBar
 from runtime.sampling_options import SamplingOptions
 from runtime.session import DecoderSession
+from runtime.tokenizer import Tokenizer
 
 DEFAULT_BENCH_PROMPT_TOKENS, DEFAULT_BENCH_NEW_TOKENS = 512, 64
 
@@ -59,19 +64,58 @@ def chat(args: argparse.Namespace) -> None:
 
 
 def bench(args: argparse.Namespace) -> None:
-    """A row for each precision asked for, as a table or as JSON."""
+    """A row for each combination asked for, as a table or as JSON."""
     bundle = Bundle.open(args.bundle, revision=args.revision)
     context = bundle.shape.max_position_embeddings
-    prompt_tokens = min(DEFAULT_BENCH_PROMPT_TOKENS, context // 2) if args.prompt_tokens is None else args.prompt_tokens
-    new_tokens = min(DEFAULT_BENCH_NEW_TOKENS, context // 4) if args.new_tokens is None else args.new_tokens
-    names = [args.precision] if args.precision else list(bundle.precisions)
+    sweep = Sweep(
+        bundle,
+        precisions=[args.precision] if args.precision else list(bundle.precisions),
+        threads=args.threads or [None],
+        prompt_tokens=args.prompt_tokens or [min(DEFAULT_BENCH_PROMPT_TOKENS, context // 2)],
+        new_tokens=args.new_tokens or [min(DEFAULT_BENCH_NEW_TOKENS, context // 4)],
+        depths=args.depth,
+        repeats=args.repeats,
+    )
     rows = []
-    for name in names:
-        session = DecoderSession(bundle, name, threads=args.threads)
-        rows.append(
-            measure(session, prompt_tokens=prompt_tokens, new_tokens=new_tokens, depth=args.depth, repeats=args.repeats)
+    with ProgressBar("rows") as bar:
+        bar.show(0, len(sweep))
+        for row in sweep.rows():
+            rows.append(row)
+            bar.show(len(rows), len(sweep))
+    print(json.dumps([row.to_dict() for row in rows]) if args.json else bench_table(rows, markdown=args.markdown))
+
+
+def perplexity(args: argparse.Namespace) -> None:
+    """How well a precision predicts a text file."""
+    bundle = Bundle.open(args.bundle, revision=args.revision)
+    token_ids = Tokenizer(bundle).encode(_read_file(args.text))[: args.max_tokens]
+    session = DecoderSession(bundle, args.precision or bundle.default_precision, threads=args.threads)
+    against = DecoderSession(bundle, args.against, threads=args.threads, spin=False) if args.against else None
+    with ProgressBar("windows") as bar:
+        result = measure_perplexity(
+            session, token_ids, window=args.window, stride=args.stride, against=against, on_window=bar.show
         )
-    print(json.dumps([row.to_dict() for row in rows]) if args.json else _bench_table(rows))
+    print(json.dumps(result.to_dict()) if args.json else result)
+
+
+def batch(args: argparse.Namespace) -> None:
+    """A file of prompts: JSON lines in, JSON lines out, in order."""
+    sampling = _sampling(args)
+    lines = read_lines(_read_file(args.prompts).splitlines())
+    bundle = Bundle.open(args.bundle, revision=args.revision)
+    session = DecoderSession(bundle, args.precision or bundle.default_precision, threads=args.threads)
+    results = run_lines(
+        bundle,
+        session,
+        lines,
+        sampling=sampling,
+        max_new_tokens=args.max_new_tokens,
+        batch_size=args.batch_size,
+    )
+    with ProgressBar("prompts") as bar:
+        for done, result in enumerate(results, start=1):
+            print(json.dumps(result, ensure_ascii=False), flush=True)
+            bar.show(done, len(lines))
 
 
 def _load(args: argparse.Namespace) -> LanguageModel:
@@ -95,6 +139,16 @@ def _read_prompt(prompt: str) -> str:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise _not_utf8(error) from None
+
+
+def _read_file(path: str) -> str:
+    """A text file, or stdin for `-`."""
+    if path == "-":
+        return _read_prompt(path)
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{path} is not UTF-8 text: {error}") from None
 
 
 def _generation_to_dict(prompt: str, result: Generation) -> dict[str, Any]:
@@ -123,16 +177,3 @@ def _ask() -> str | None:
 
 def _not_utf8(error: UnicodeDecodeError) -> PromptError:
     return PromptError(f"stdin is not UTF-8 text: {error}")
-
-
-def _bench_table(rows: list[BenchRow]) -> str:
-    header = "precision", "threads", "depth", "prompt", "prefill tokens/s", "new", "decode tokens/s"
-    lines = ["{:<10} {:>7} {:>6} {:>7} {:>20} {:>5} {:>20}".format(*header)]
-    for row in rows:
-        prefill = f"{row.prefill_tokens_per_second:,.1f} ± {row.prefill_tokens_per_second_std:.1f}"
-        decode = f"{row.decode_tokens_per_second:,.1f} ± {row.decode_tokens_per_second_std:.1f}"
-        lines.append(
-            f"{row.precision:<10} {row.threads:>7} {row.depth:>6} {row.prompt_tokens:>7} {prefill:>20} "
-            f"{row.new_tokens:>5} {decode:>20}"
-        )
-    return "\n".join(lines)

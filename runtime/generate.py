@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
+from runtime.choice import Choice
 from runtime.errors import OptionError, PromptError
 from runtime.kv_cache import KVCache
 from runtime.logits_processors import LogitsProcessor
 from runtime.sampling import Sampler, greedy
 from runtime.session import DecoderSession
+from runtime.speculation import speculate
 
 DEFAULT_MAX_NEW_TOKENS = 256
 
@@ -26,18 +26,22 @@ def generate_step(
     sampler: Sampler = greedy,
     logits_processors: Sequence[LogitsProcessor] = (),
     cache: KVCache | None = None,
+    prompt_lookup: bool = False,
 ) -> Iterator[int]:
     """Yield new token ids one at a time; N of them cost one prefill and N - 1 decodes.
 
-    Stop tokens are the caller's: break, and nothing more is computed.
+    Stop tokens are the caller's: break, and nothing more is computed. Whenever the loop is left, the cache holds the
+    prompt and all tokens yielded but the last.
 
     Args:
         session: an open graph.
         prompt_ids: at least one token; those that `cache` holds already are not among them.
         max_new_tokens: at most so many; None for 256 or what the context has room for.
         sampler: from logits float32 [vocab_size] to an id.
-        logits_processors: run before the sampler, in order.
+        logits_processors: run before the sampler, in order, on the ids so far: the prompt's and the new ones.
         cache: earlier tokens of the same sequence; a new one when not given.
+        prompt_lookup: check guesses that are looked up in the text so far, several in one pass: faster where the output
+            repeats the prompt, with the same tokens (`speculation.py` says how exactly).
 
     Raises:
         PromptError: no tokens, ids outside the vocabulary, or no room for one new token.
@@ -48,7 +52,10 @@ def generate_step(
     limit = new_token_limit(session, held + len(prompt_ids), max_new_tokens)
     if cache is None:
         cache = session.new_cache(len(prompt_ids) + limit)
-    return _steps(session, list(prompt_ids), limit, sampler, logits_processors, cache)
+    choose = Choice(sampler, logits_processors, list(prompt_ids))
+    if prompt_lookup:
+        return speculate(session, prompt_ids, limit, choose, cache)
+    return _steps(session, prompt_ids, limit, choose, cache)
 
 
 def new_token_limit(session: DecoderSession, prompt_tokens: int, max_new_tokens: int | None) -> int:
@@ -73,23 +80,10 @@ def new_token_limit(session: DecoderSession, prompt_tokens: int, max_new_tokens:
 
 
 def _steps(
-    session: DecoderSession,
-    token_ids: list[int],
-    limit: int,
-    sampler: Sampler,
-    logits_processors: Sequence[LogitsProcessor],
-    cache: KVCache,
+    session: DecoderSession, prompt_ids: Sequence[int], limit: int, choose: Choice, cache: KVCache
 ) -> Iterator[int]:
-    logits = session.forward(token_ids, cache)[0]
-    for produced in range(1, limit + 1):
-        token_id = sampler(_processed(logits, token_ids, logits_processors))
+    token_id = choose(session.forward(prompt_ids, cache)[0])
+    yield token_id
+    for _ in range(limit - 1):
+        token_id = choose(session.forward([token_id], cache)[0])
         yield token_id
-        if produced < limit:
-            token_ids.append(token_id)
-            logits = session.forward([token_id], cache)[0]
-
-
-def _processed(logits: np.ndarray, token_ids: list[int], processors: Sequence[LogitsProcessor]) -> np.ndarray:
-    for process in processors:
-        logits = process(token_ids, logits)
-    return logits

@@ -1,10 +1,13 @@
 """The keys and values of the tokens seen so far, as buffers that the graph writes in place.
 
 Each layer's past input and present output are bound to the same memory, so a step writes its new rows and copies
-nothing. Knows no sampling and no text.
+nothing. A cache belongs to a model's shape and not to a session: any precision of the bundle may go on with it. Knows
+no sampling and no text.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -16,17 +19,32 @@ GRANULARITY_TOKENS = 64
 
 
 class KVCache:
-    """One sequence's cache.
+    """One sequence's cache, and the ids of the tokens in it.
 
-    `buffers` are float32 [1, num_key_value_heads, capacity, head_dim]: key and value of layer 0, of layer 1, ...
-    `length` counts the tokens held; lowering it (`trim`) forgets the last ones at no cost.
+    Attributes:
+        buffers: float32 [1, num_key_value_heads, capacity, head_dim]: key and value of layer 0, of layer 1, ... Another
+            list when the cache has grown.
+        token_ids: what the cache holds, in order. Changed by the methods alone.
     """
 
-    def __init__(self, shape: ModelShape, capacity_tokens: int) -> None:
+    def __init__(self, shape: ModelShape, capacity_tokens: int = 0) -> None:
         self._shape = shape
-        self.length = 0
-        self.buffers: list[np.ndarray] = []
-        self._allocate(capacity_tokens)
+        self.token_ids: list[int] = []
+        self.buffers = _allocate(shape, 1, capacity_tokens)
+
+    @classmethod
+    def rows(cls, shape: ModelShape, count: int, capacity_tokens: int) -> tuple[list[KVCache], list[np.ndarray]]:
+        """Caches over one block of memory, and the block's buffers [count, num_key_value_heads, capacity, head_dim]."""
+        block = _allocate(shape, count, capacity_tokens)
+        caches = [cls(shape) for _ in range(count)]
+        for row, cache in enumerate(caches):
+            cache.buffers = [buffer[row : row + 1] for buffer in block]
+        return caches, block
+
+    @property
+    def length(self) -> int:
+        """Tokens held."""
+        return len(self.token_ids)
 
     @property
     def capacity_tokens(self) -> int:
@@ -48,21 +66,47 @@ class KVCache:
             raise PromptError(f"{length} tokens do not fit the context of {self._shape.max_position_embeddings}")
         if length <= self.capacity_tokens:
             return False
-        held = [buffer[:, :, : self.length] for buffer in self.buffers]
-        self._allocate(max(length, min(2 * self.capacity_tokens, self._shape.max_position_embeddings)))
-        for buffer, old in zip(self.buffers, held, strict=True):
-            buffer[:, :, : self.length] = old
+        held = self.buffers
+        wanted = max(length, min(2 * self.capacity_tokens, self._shape.max_position_embeddings))
+        self.buffers = _allocate(self._shape, 1, wanted)
+        self._copy_rows(held, self.length)
         return True
 
+    def add(self, token_ids: Iterable[int]) -> None:
+        """Count tokens as held whose rows a graph has written."""
+        self.token_ids.extend(token_ids)
+
     def trim(self, length: int) -> None:
-        """Forget all tokens after the first `length`."""
+        """Forget all tokens after the first `length`, at no cost."""
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot trim a cache of {self.length} tokens to {length}")
-        self.length = length
+        del self.token_ids[length:]
 
-    def _allocate(self, capacity_tokens: int) -> None:
-        steps = -(-max(capacity_tokens, 1) // GRANULARITY_TOKENS)
-        capacity = min(steps * GRANULARITY_TOKENS, self._shape.max_position_embeddings)
-        shape = (1, self._shape.num_key_value_heads, capacity, self._shape.head_dim)
-        # zeros, not empty: pages are given on first touch either way, and a stray NaN must never be read.
-        self.buffers = [np.zeros(shape, np.float32) for _ in range(2 * self._shape.num_hidden_layers)]
+    def common_prefix(self, token_ids: Sequence[int]) -> int:
+        """How many of the ids, from the first on, are those that the cache begins with."""
+        shorter = min(self.length, len(token_ids))
+        pairs = zip(self.token_ids, token_ids, strict=False)
+        return next((place for place, (held, wanted) in enumerate(pairs) if held != wanted), shorter)
+
+    def copy(self, length: int, capacity_tokens: int = 0) -> KVCache:
+        """A cache of its own that holds the first `length` tokens of this one, with room for `capacity_tokens`."""
+        other = KVCache(self._shape, max(length, capacity_tokens))
+        other.replace(self, length)
+        return other
+
+    def replace(self, other: KVCache, length: int) -> None:
+        """Hold the first `length` tokens of another cache, which must fit, instead of what is held now."""
+        self._copy_rows(other.buffers, length)
+        self.token_ids = other.token_ids[:length]
+
+    def _copy_rows(self, buffers: Sequence[np.ndarray], length: int) -> None:
+        for mine, other in zip(self.buffers, buffers, strict=True):
+            mine[:, :, :length] = other[:, :, :length]
+
+
+def _allocate(shape: ModelShape, rows: int, capacity_tokens: int) -> list[np.ndarray]:
+    steps = -(-max(capacity_tokens, 1) // GRANULARITY_TOKENS)
+    capacity = min(steps * GRANULARITY_TOKENS, shape.max_position_embeddings)
+    size = (rows, shape.num_key_value_heads, capacity, shape.head_dim)
+    # zeros, not empty: pages are given on first touch either way, and a stray NaN must never be read.
+    return [np.zeros(size, np.float32) for _ in range(2 * shape.num_hidden_layers)]

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+PROC_CGROUP = Path("/proc/self/cgroup")
 CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
@@ -35,15 +36,35 @@ def _physical_cores(cpus: set[int]) -> int:
 
 
 def _cgroup_quota() -> float | None:
-    """CPUs that the container may use at once (`docker run --cpus`), by cgroup version 2 or 1."""
-    try:
-        quota, period = (CGROUP / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        pass
+    """CPUs that the container may use at once (`docker run --cpus`), by cgroup version 2 or 1.
+
+    A group of version 2 may lie in others, each with a limit of its own: the least counts.
+    """
+    limits = [limit for group in _cgroup_v2_groups() if (limit := _cpu_max(group / "cpu.max")) is not None]
+    if limits:
+        return min(limits)
     try:
         quota_us = int((CGROUP / "cpu" / "cpu.cfs_quota_us").read_text())
         period_us = int((CGROUP / "cpu" / "cpu.cfs_period_us").read_text())
     except (OSError, ValueError):
         return None
     return quota_us / period_us if quota_us > 0 and period_us > 0 else None
+
+
+def _cgroup_v2_groups() -> list[Path]:
+    """Our own group's folder and those around it. Inside a container the root is often all that can be seen."""
+    try:
+        lines = PROC_CGROUP.read_text().splitlines()
+    except OSError:
+        lines = []
+    paths = [Path(line.removeprefix("0::/")) for line in lines if line.startswith("0::/")]
+    own = paths[0] if paths and ".." not in paths[0].parts else Path()
+    return [CGROUP / own, *(CGROUP / parent for parent in own.parents)]
+
+
+def _cpu_max(path: Path) -> float | None:
+    try:
+        quota, period = path.read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from runtime import LanguageModel
+from runtime.__main__ import main
 from runtime.tokenizer import Tokenizer
 from tests.runtime.files import edit_json
 
@@ -42,3 +45,28 @@ def tokenizers(tiny_bundle: Path, request: pytest.FixtureRequest) -> Callable[[s
         return Tokenizer(SimpleNamespace(folder=folder, shape=shape, bos_token_id=config["bos_token_id"]))
 
     return load
+
+
+@pytest.fixture
+def run(capfd):
+    """Runs a command line; gives its exit code, stdout and stderr."""
+
+    def call(*arguments):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        printed = capfd.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+    """Gives bytes to a command's stdin."""
+
+    def give(contents):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(contents), encoding="utf-8"))
+
+    return give

@@ -26,7 +26,7 @@ def shell(script, **environment):
     )
 
 
-@pytest.mark.parametrize("arguments", [[], ["generate"], ["chat"], ["bench"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [[], ["generate"], ["chat"], ["batch"], ["bench"], ["perplexity"]], ids=" ".join)
 def test_help_loads_nothing_heavy_and_shows_an_example(arguments):
     script = f"""
 import runpy, sys

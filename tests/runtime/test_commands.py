@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 
 import pytest
 
 from runtime import Chunk
-from runtime.__main__ import main
 from runtime.bench import BenchRow
-from tests.runtime.files import edit_json
+from tests.runtime.files import edit_json, fails
 
 GENERATE_KEYS = {
     "text",
@@ -26,40 +23,10 @@ GENERATE_KEYS = {
 }
 
 
-@pytest.fixture
-def run(capfd):
-    """Runs a command line; gives its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        printed = capfd.readouterr()
-        return code, printed.out, printed.err
-
-    return call
-
-
-@pytest.fixture
-def stdin(monkeypatch):
-    """Gives bytes to a command's stdin."""
-
-    def give(contents):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(contents), encoding="utf-8"))
-
-    return give
-
-
-def fails(result, *words, code=1):
-    """One line on stderr that has the words, nothing on stdout."""
-    found, out, err = result
-    assert found == code
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    for word in words:
-        assert word in err
+@pytest.fixture(autouse=True)
+def quick_bandwidth(monkeypatch):
+    """The real one reads 256 MB several times."""
+    monkeypatch.setattr("runtime.bench_sweep.read_bandwidth", lambda threads: threads * 1e9)
 
 
 @pytest.mark.parametrize("prompt", ["", "the cat", "a naïve 😀"])

@@ -133,6 +133,6 @@ def test_reserving_moves_the_buffers_only_when_they_are_too_small():
 @pytest.mark.parametrize("length", [-1, 6])
 def test_a_cache_cannot_be_trimmed_to_what_it_does_not_hold(length):
     cache = KVCache(SHAPE, 10)
-    cache.length = 5
+    cache.add(range(5))
     with pytest.raises(ValueError, match="cannot trim"):
         cache.trim(length)

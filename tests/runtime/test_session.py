@@ -51,6 +51,53 @@ def test_refused_tokens_leave_the_cache_as_it_was(tiny_bundle):
         assert cache.length == 2
 
 
+def test_a_steady_session_that_fails_leaves_the_cache_as_it_was(broken_bundle):
+    edit_json(broken_bundle / "config.json", max_position_embeddings=300)  # the graph has 192
+    session = opened(broken_bundle, steady=True)
+    cache = session.new_cache()
+    session.forward([7] * 191, cache)
+    session.forward([8], cache)
+    with pytest.raises(BundleError, match=r"model\.onnx fails in onnxruntime"):
+        session.forward([9], cache)
+    assert cache.token_ids == [7] * 191 + [8]
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 7, 16, 64, 191, 192, 500])
+@pytest.mark.parametrize("keep", [0, 1, 3, 70])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_chunks_give_the_logits_of_one_pass(chunk_tokens, keep, in_place, tiny_bundle):
+    ids = np.random.default_rng(0).integers(0, 320, 192)
+    whole = opened(tiny_bundle, chunk_tokens=1000)
+    chunked = opened(tiny_bundle, in_place=in_place, chunk_tokens=chunk_tokens)
+    cache = chunked.new_cache()
+    found = chunked.forward(ids, cache, num_logits_to_keep=keep)
+    expected = whole.forward(ids, whole.new_cache(), num_logits_to_keep=keep)
+    assert cache.token_ids == ids.tolist()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_chunks_that_cannot_be_are_refused(tiny_bundle):
+    with pytest.raises(OptionError, match="chunk_tokens must be at least 1, not 0"):
+        opened(tiny_bundle, chunk_tokens=0)
+    with pytest.raises(OptionError, match="multiple of 16"):
+        opened(tiny_bundle, steady=True, chunk_tokens=100)
+
+
+def test_a_step_gives_the_bits_of_a_pass_whatever_was_bound_before(tiny_bundle):
+    session = opened(tiny_bundle)
+    ids = np.random.default_rng(1).integers(0, 320, 130).tolist()
+    caches = [session.new_cache(), session.new_cache(130)]  # one that moves its buffers, and one that need not
+    for place, token_id in enumerate(ids):
+        if place == 100:
+            for cache in caches:
+                cache.trim(70)
+        step, plain = session.forward([token_id], caches[0]), None
+        cache = caches[1]
+        plain = session._run_chunk(np.array([[token_id]]), cache, 1)
+        cache.add([token_id])
+        np.testing.assert_array_equal(step, plain)
+
+
 @pytest.mark.parametrize("threads", [0, -1])
 def test_threads_below_one_are_refused(threads, tiny_bundle):
     with pytest.raises(OptionError, match=f"threads must be at least 1, not {threads}"):

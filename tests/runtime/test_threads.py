@@ -13,9 +13,11 @@ from runtime import threads
 def machine(tmp_path, monkeypatch):
     """Makes a machine of folders: CPUs allowed, hyper-thread siblings, files of the cgroup."""
 
-    def make(allowed, siblings=(), cgroup=()):
+    def make(allowed, siblings=(), cgroup=(), own_group="0::/"):
         monkeypatch.setattr(threads, "CGROUP", tmp_path / "cgroup")
         monkeypatch.setattr(threads, "CPU_TOPOLOGY", tmp_path / "cpu")
+        monkeypatch.setattr(threads, "PROC_CGROUP", tmp_path / "self_cgroup")
+        write(tmp_path / "self_cgroup", own_group)
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(allowed), raising=False)
         for group in siblings:
             for cpu in group:
@@ -55,6 +57,23 @@ PAIRS = [(0, 4), (1, 5), (2, 6), (3, 7)]
 )
 def test_threads_are_the_least_of_affinity_cores_and_quota(allowed, siblings, cgroup, expected, machine):
     machine(allowed, siblings, cgroup)
+    assert threads.default_threads() == expected
+
+
+@pytest.mark.parametrize(
+    ("own_group", "cgroup", "expected"),
+    [
+        ("0::/a/b", {"a/b/cpu.max": "200000 100000"}, 2),
+        ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000"}, 3),
+        ("0::/a/b", {"a/b/cpu.max": "300000 100000", "a/cpu.max": "100000 100000"}, 1),
+        ("0::/a/b", {"cpu.max": "200000 100000"}, 2),  # a container that sees its own group as the root
+        ("0::/../other", {"cpu.max": "200000 100000"}, 2),
+        ("12:cpu:/x\n0::/a", {"a/cpu.max": "100000 0"}, 8),
+        ("", {"cpu.max": "100000 100000"}, 1),
+    ],
+)
+def test_the_least_quota_of_the_groups_around_us_counts(own_group, cgroup, expected, machine):
+    machine(range(8), (), cgroup, own_group)
     assert threads.default_threads() == expected
 
 

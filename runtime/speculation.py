@@ -1,0 +1,54 @@
+"""Several tokens from one pass: guesses are checked together, and those that come true are kept.
+
+A pass over the last token and k guesses gives the logits after each of them. Tokens are chosen from these one by one,
+just as without guesses, with the same processors and the same random numbers, until a choice differs from the guess:
+then the logits behind it belong to another text, and the cache forgets it. So every token is drawn from the model's own
+distribution given the text before it, and nothing is rejected or drawn twice: with the same logits the tokens are the
+same, greedy or sampled.
+
+Whether the logits are the same is up to the kernels: a pass of several rows may round otherwise than one of a single
+row, so open the session with `steady=True` where the very same tokens matter (docs/decisions/0012).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from runtime.choice import Choice
+from runtime.kv_cache import KVCache
+from runtime.prompt_lookup import PromptLookup
+from runtime.session import DecoderSession
+
+
+def speculate(
+    session: DecoderSession, prompt_ids: Sequence[int], limit: int, choose: Choice, cache: KVCache
+) -> Iterator[int]:
+    """`generate_step` with guesses from a PromptLookup: N tokens cost one prefill and at most N - 1 passes.
+
+    Args:
+        session: an open graph.
+        prompt_ids: to prefill.
+        limit: new tokens.
+        choose: makes tokens of logits.
+        cache: holds what stands before the prompt, in which is looked up too.
+    """
+    lookup = PromptLookup([*cache.token_ids, *prompt_ids])
+    token_id = choose(session.forward(prompt_ids, cache)[0])
+    lookup.push(token_id)
+    produced = 1
+    yield token_id
+    while produced < limit:
+        guesses = lookup.guesses(limit - produced - 1)
+        kept = cache.length
+        rows = session.forward([token_id, *guesses], cache, num_logits_to_keep=0)
+        try:
+            for guess, logits in zip([*guesses, None], rows, strict=True):
+                kept += 1  # the token that these logits follow
+                token_id = choose(logits)
+                lookup.push(token_id)
+                produced += 1
+                yield token_id
+                if token_id != guess:
+                    break
+        finally:  # also where the caller leaves in the middle of the guesses
+            cache.trim(kept)
