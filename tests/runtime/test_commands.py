@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 
 import pytest
 
-from runtime import Chunk
-from runtime.__main__ import main
 from runtime.bench import BenchRow
-from tests.runtime.files import edit_json
+from tests.runtime.files import edit_json, fails
 
 GENERATE_KEYS = {
     "text",
@@ -24,42 +20,6 @@ GENERATE_KEYS = {
     "prefill_tokens_per_second",
     "decode_tokens_per_second",
 }
-
-
-@pytest.fixture
-def run(capfd):
-    """Runs a command line; gives its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        printed = capfd.readouterr()
-        return code, printed.out, printed.err
-
-    return call
-
-
-@pytest.fixture
-def stdin(monkeypatch):
-    """Gives bytes to a command's stdin."""
-
-    def give(contents):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(contents), encoding="utf-8"))
-
-    return give
-
-
-def fails(result, *words, code=1):
-    """One line on stderr that has the words, nothing on stdout."""
-    found, out, err = result
-    assert found == code
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    for word in words:
-        assert word in err
 
 
 @pytest.mark.parametrize("prompt", ["", "the cat", "a naïve 😀"])
@@ -116,43 +76,6 @@ def test_bench_prints_a_table_that_fits_the_context_by_itself(run, tiny_bundle):
     assert code == 0
     assert header.split()[0] == "precision"
     assert row.split()[:4] == ["fp32", row.split()[1], "0", "96"]
-
-
-def test_chat_answers_every_line_of_stdin(run, stdin, tiny_bundle):
-    stdin(b"hello\n\n   \nand you?\nlast line without an end")
-    code, out, err = run("chat", tiny_bundle, "--greedy", "--max-new-tokens", "3", "--system", "Be brief.")
-    assert (code, err) == (0, "")
-    assert out.count("\n") >= 3
-
-
-def test_ctrl_c_stops_the_answer_and_not_the_chat(run, stdin, tiny_bundle, monkeypatch):
-    asked = []
-
-    def interrupted(self, messages, **_):
-        asked.append([message["content"] for message in messages])
-        yield Chunk("half an ans")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("runtime.language_model.LanguageModel.chat", interrupted)
-    stdin(b"one\ntwo\n")
-    assert run("chat", tiny_bundle) == (0, "half an ans [stopped]\n" * 2, "")
-    assert asked == [["one"], ["one", "half an ans", "two"]]
-
-
-def test_chat_without_input_says_nothing(run, stdin, tiny_bundle):
-    stdin(b"")
-    assert run("chat", tiny_bundle) == (0, "", "")
-
-
-def test_chat_with_a_model_that_cannot_says_so_before_the_first_question(run, stdin, broken_bundle):
-    edit_json(broken_bundle / "tokenizer_config.json", chat_template=None)
-    stdin(b"hello\n")
-    fails(run("chat", broken_bundle), "no chat template", "generate")
-
-
-def test_a_chat_longer_than_the_context_is_an_error(run, stdin, tiny_bundle):
-    stdin(b"x" * 500 + b"\n")
-    fails(run("chat", tiny_bundle, "--greedy"), "context is 192")
 
 
 @pytest.mark.parametrize("command", [["chat"], ["generate", "--prompt", "-"]])
@@ -247,7 +170,7 @@ def test_a_fault_of_ours_shows_its_traceback(run, tiny_bundle, monkeypatch):
     def broken(*_, **__):
         raise AssertionError("ours")
 
-    monkeypatch.setattr("runtime.language_model.generate_step", broken)
+    monkeypatch.setattr("runtime.text_stream.generate_step", broken)
     with pytest.raises(AssertionError, match="ours"):
         run("generate", tiny_bundle)
 
@@ -256,5 +179,5 @@ def test_ctrl_c_is_code_130_without_a_word(run, tiny_bundle, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("runtime.language_model.generate_step", interrupted)
+    monkeypatch.setattr("runtime.text_stream.generate_step", interrupted)
     assert run("generate", tiny_bundle)[::2] == (130, "")
