@@ -124,8 +124,8 @@ class LanguageModel:
         Raises:
             PromptError: both together exceed the context, or there is neither a prompt nor a BOS token.
         """
-        prompt_ids = self.tokenizer.encode_prompt(prompt)
         text_ids = self.tokenizer.encode_prompt(text, add_special_tokens=False)
+        prompt_ids = self.tokenizer.encode_prompt(prompt)
         total, context = len(prompt_ids) + len(text_ids), self.session.shape.max_position_embeddings
         if total > context:
             raise PromptError(f"prompt and text have {total} tokens, more than the model's context of {context}")
