@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from runtime.chat_session import ChatSession
-from runtime.errors import PromptError
+from runtime.errors import PromptError, SmolTextError
 from runtime.sampling_options import SamplingOptions
 
 QUOTES = '"""'
@@ -50,7 +50,8 @@ class ChatConsole:
         """Until the end of the input, or /exit.
 
         Raises:
-            PromptError: on a pipe, where nobody can mend it, a question that does not fit; or bytes that are no UTF-8.
+            SmolTextError: a question that cannot be answered, where nobody at a terminal could ask another one.
+            PromptError: bytes that are no UTF-8.
         """
         while (question := self._read()) is not None:
             word, _, rest = question.strip().partition(" ")
@@ -64,21 +65,20 @@ class ChatConsole:
                 self._answer(question)
 
     def _answer(self, question: str) -> None:
-        with _ctrl_c() as stopped:
-            try:
+        reason = None
+        try:
+            with _ctrl_c() as stopped:
                 answer = self._session.ask(question, self._sampling, is_cancelled=stopped.is_set)
-            except PromptError as error:
-                if not self._is_terminal:
-                    raise
-                _say(f"{error}")
-                return
-            if self._session.dropped_messages:
-                _say(f"[the context is full: the oldest {self._session.dropped_messages} messages are forgotten]")
-            reason = None
-            for chunk in answer:
-                print(chunk.text, end="", flush=True)
-                reason = chunk.finish_reason
-        print(flush=True)
+                if self._session.dropped_messages:
+                    _say(f"[the context is full: the oldest {self._session.dropped_messages} messages are forgotten]")
+                for chunk in answer:
+                    print(chunk.text, end="", flush=True)
+                    reason = chunk.finish_reason
+            print(flush=True)
+        except SmolTextError as error:
+            if not self._is_terminal:
+                raise
+            _say(str(error))
         if reason == "cancelled":
             _say("[stopped]")
         elif reason == "length":

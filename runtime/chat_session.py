@@ -73,8 +73,8 @@ class ChatSession:
         """Stream the answer; an answer that is still under way ends. The arguments are those of `LanguageModel.chat`.
 
         Raises:
-            PromptError, OptionError: the question does not fit the context, under the policy; the conversation is as
-                it was before.
+            PromptError: the question does not fit the context, under the policy; the conversation is as it was before.
+            OptionError, ConstraintError: the options cannot be met.
             ChatTemplateError: the template refuses the messages.
         """
         self._end_answer()
@@ -84,11 +84,8 @@ class ChatSession:
         kept = messages
         if self._policy == "drop_oldest" and not self._fits(prompt_ids, sampling):
             kept, text, prompt_ids = self._without_the_oldest(messages, sampling)
-        elif len(prompt_ids) >= self._context:
-            raise PromptError(
-                f"the conversation has {len(prompt_ids)} tokens and the model's context is {self._context}: "
-                "begin anew, or let the oldest messages go (context policy drop_oldest)"
-            )
+        if len(prompt_ids) + (sampling.max_new_tokens or 1) > self._context:
+            raise self._too_long(kept, len(prompt_ids), sampling)
         stream = self._model.start(prompt_ids, sampling, is_cancelled=is_cancelled, prefix=self._prefix)
         self.dropped_messages = len(messages) - len(kept)
         self.prompt_tokens, self.prefilled_tokens = len(prompt_ids), len(prompt_ids) - stream.held_tokens
@@ -130,6 +127,14 @@ class ChatSession:
         """Whether there is room for the answer: as long as asked for, or a quarter of the context."""
         room = sampling.max_new_tokens or min(DEFAULT_MAX_NEW_TOKENS, self._context // 4)
         return len(prompt_ids) + room <= self._context
+
+    def _too_long(self, messages: list[Message], prompt_tokens: int, sampling: SamplingOptions) -> PromptError:
+        answer = f" and the answer may take {sampling.max_new_tokens}" if sampling.max_new_tokens else ""
+        has_answers = any(message["role"] == "assistant" for message in messages)
+        remedy = "begin anew, or let the oldest messages go (drop_oldest)" if has_answers else "shorten the question"
+        return PromptError(
+            f"the conversation has {prompt_tokens} tokens{answer}; the model's context is {self._context}: {remedy}"
+        )
 
     def _without_the_oldest(
         self, messages: list[Message], sampling: SamplingOptions

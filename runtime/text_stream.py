@@ -70,14 +70,12 @@ class TextStream:
         self._lock = lock
         self._stop_strings = StopStrings(options.stop_strings)
         self._stop_ids = stop_token_ids if options.stop_token_ids is None else frozenset(options.stop_token_ids)
-        vocab_size = session.shape.vocab_size
-        if not all(0 <= token_id < vocab_size for token_id in self._stop_ids):
-            raise OptionError(f"stop_token_ids must lie in 0..{vocab_size - 1}")
-        self._limit = new_token_limit(session, len(prompt_ids), options.max_new_tokens)
-        if options.min_new_tokens > self._limit:
-            raise OptionError(f"min_new_tokens {options.min_new_tokens} is more than the {self._limit} that may come")
+        self._limit = _limit(session, options, len(prompt_ids), self._stop_ids)
         processors = make_logits_processors(
-            options, prompt_tokens=len(prompt_ids), vocab_size=vocab_size, stop_token_ids=self._stop_ids
+            options,
+            prompt_tokens=len(prompt_ids),
+            vocab_size=session.shape.vocab_size,
+            stop_token_ids=self._stop_ids,
         )
         self._constraint: Constraint | None = None
         if options.json_schema is not None or options.regex is not None:
@@ -165,3 +163,16 @@ class TextStream:
 
 def _never() -> bool:
     return False
+
+
+def _limit(
+    session: DecoderSession, options: SamplingOptions, prompt_tokens: int, stop_token_ids: frozenset[int]
+) -> int:
+    """How many tokens may come. Raises OptionError where the options do not fit the model or each other."""
+    vocab_size = session.shape.vocab_size
+    if not all(0 <= token_id < vocab_size for token_id in stop_token_ids):
+        raise OptionError(f"stop_token_ids must lie in 0..{vocab_size - 1}")
+    limit = new_token_limit(session, prompt_tokens, options.max_new_tokens)
+    if options.min_new_tokens > limit:
+        raise OptionError(f"min_new_tokens {options.min_new_tokens} is more than the {limit} that may come")
+    return limit

@@ -124,6 +124,21 @@ class Terminal:
         os.close(self._master)
 
 
+def test_on_a_terminal_a_question_that_does_not_fit_is_told_and_the_chat_goes_on(tiny_bundle):
+    terminal = Terminal(tiny_bundle, *SHORT)
+    try:
+        terminal.wait_for("> ")
+        terminal.type("x" * 250 + "\n")
+        terminal.wait_for("shorten the question")
+        terminal.wait_for("> ")
+        terminal.type("short\n")
+        terminal.wait_for("> ")
+        terminal.type("\x04")
+        assert terminal.process.wait(20) == 0
+    finally:
+        terminal.close()
+
+
 def test_ctrl_c_stops_the_answer_and_not_the_chat(tiny_bundle):
     terminal = Terminal(tiny_bundle, "--greedy", "--max-new-tokens", "100", "--stop-token-id", "1")
     try:
