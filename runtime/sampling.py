@@ -23,6 +23,10 @@ REACH = 16.0
 # Top-p: tokens less likely than (1 - top_p) / TAIL are not among the first candidates. There would have to be more than
 # TAIL of them for one to be kept.
 TAIL = 1000
+# Top-p: where more than 1 / FLAT of the vocabulary is in reach, a short list would not be short.
+FLAT = 4
+# Top-p in a flat distribution: bins of 1/64 of a nat, the last one for all that is 64 nats below the likeliest.
+BINS_A_NAT, BINS = 64, 4096
 
 
 def make_sampler(options: SamplingOptions) -> Sampler:
@@ -68,7 +72,7 @@ def distribution(logits: np.ndarray, options: SamplingOptions) -> tuple[np.ndarr
         options: temperature must be above 0.
 
     Returns:
-        token ids int64 [kept] and their probabilities float64 [kept], which sum to one.
+        token ids int64 [kept] and their probabilities [kept], which sum to one.
 
     Raises:
         NumericError: logits that are NaN or infinite, or none that may be drawn.
@@ -105,52 +109,73 @@ def check_finite(largest: np.floating) -> None:
 
 
 def _candidates(logits: np.ndarray, largest: float, options: SamplingOptions) -> tuple[np.ndarray, np.ndarray]:
-    """What temperature, top-k and top-p keep: ids, and scores float64 with the likeliest at 0."""
-
-    def scores_of(token_ids: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):  # infinitely far below the largest: never drawn
-            scores: np.ndarray = (logits[token_ids].astype(np.float64) - largest) / options.temperature
-        return scores
-
+    """What temperature, top-k and top-p keep: ids, and scores with the likeliest at 0."""
     if 0 < options.top_k < len(logits):
         token_ids = most_likely(logits, options.top_k)
-        scores = scores_of(token_ids)
+        scores = _scores(logits[token_ids], largest, options.temperature)
         if options.top_p < 1:
             mass = np.cumsum(np.exp(scores))
             kept = np.searchsorted(mass, options.top_p * mass[-1]) + 1
             return token_ids[:kept], scores[:kept]
         return token_ids, scores
     if options.top_p < 1:
-        return _nucleus(logits, largest, options, scores_of)
+        return _nucleus(logits, largest, options.temperature, options.top_p)
     if options.min_p > 0:
         token_ids = _at_least(logits, largest + options.temperature * float(np.log(options.min_p)))
-    else:
-        token_ids = np.arange(len(logits))
-    return token_ids, scores_of(token_ids)
+        return token_ids, _scores(logits[token_ids], largest, options.temperature)
+    return np.arange(len(logits)), _all_scores(logits, largest, options.temperature)
 
 
-def _nucleus(
-    logits: np.ndarray, largest: float, options: SamplingOptions, scores_of: Callable[[np.ndarray], np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The smallest set of likeliest tokens that holds top_p of the probability, in descending order (arXiv:1904.09751).
+def _scores(logits: np.ndarray, largest: float, temperature: float) -> np.ndarray:
+    """float64 [tokens]: below the likeliest, in nats."""
+    with np.errstate(over="ignore"):  # infinitely far below it: never drawn
+        scores: np.ndarray = (logits.astype(np.float64) - largest) / temperature
+    return scores
+
+
+def _all_scores(logits: np.ndarray, largest: float, temperature: float) -> np.ndarray:
+    """The same of the whole vocabulary: float32, in which `exp` takes an eighth of the time."""
+    limits = np.finfo(np.float32)
+    divisor = np.float32(min(max(temperature, float(limits.tiny)), float(limits.max)))
+    with np.errstate(over="ignore"):
+        scores: np.ndarray = (logits - np.float32(largest)) / divisor
+    return scores
+
+
+def _nucleus(logits: np.ndarray, largest: float, temperature: float, top_p: float) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest set of likeliest tokens that holds top_p of the probability (arXiv:1904.09751).
 
     The total is known within bounds from the tokens in reach and the number of the others. Where both bounds give the
     same set, that is it; where they do not, as in a flat distribution, all tokens are taken into account.
     """
-    reach, tail = REACH, TAIL
-    while True:
-        near = _at_least(logits, largest - reach * options.temperature)
-        scores = scores_of(near)
+    near = _at_least(logits, largest - REACH * temperature)
+    if len(near) <= len(logits) // FLAT:
+        scores = _scores(logits[near], largest, temperature)
         least = float(np.exp(scores).sum())
-        most = least + (len(logits) - len(near)) * float(np.exp(-reach))
-        likely = scores >= np.log(least * (1 - options.top_p) / tail)
-        order = np.argsort(-scores[likely])
-        token_ids, scores = near[likely][order], scores[likely][order]
-        mass = np.cumsum(np.exp(scores))
-        kept, kept_at_most = np.searchsorted(mass, (options.top_p * least, options.top_p * most)) + 1
-        if kept == kept_at_most <= len(mass) or tail == len(logits):
-            return token_ids[:kept], scores[:kept]
-        reach, tail = np.inf, len(logits)
+        most = least + (len(logits) - len(near)) * float(np.exp(-REACH))
+        token_ids, scores = _kept(scores >= np.log(least * (1 - top_p) / TAIL), near, scores)
+        order = np.argsort(-scores, kind="stable")
+        mass = np.cumsum(np.exp(scores[order]))
+        kept, kept_at_most = np.searchsorted(mass, (top_p * least, top_p * most)) + 1
+        if kept == kept_at_most <= len(mass):
+            return token_ids[order[:kept]], scores[order[:kept]]
+    scores = _all_scores(logits, largest, temperature)
+    token_ids = _nucleus_of_all(scores, top_p)
+    return token_ids, scores[token_ids]
+
+
+def _nucleus_of_all(scores: np.ndarray, top_p: float) -> np.ndarray:
+    """Ids of the nucleus: bins by score tell in which of them the sum passes top_p, and only that one is sorted."""
+    weights = np.exp(scores).astype(np.float64)
+    bins = np.minimum(scores * np.float32(-BINS_A_NAT), np.float32(BINS)).astype(np.int32).astype(np.intp)
+    mass = np.cumsum(np.bincount(bins, weights))
+    needed = top_p * mass[-1]
+    edge = int(np.searchsorted(mass, needed))
+    tied = np.flatnonzero(bins == edge)
+    tied = tied[np.argsort(-scores[tied], kind="stable")]
+    before = mass[edge - 1] if edge else 0.0
+    kept = np.searchsorted(before + np.cumsum(weights[tied]), needed) + 1
+    return np.concatenate([np.flatnonzero(bins < edge), tied[:kept]])
 
 
 def _typical(token_ids: np.ndarray, scores: np.ndarray, typical_p: float) -> tuple[np.ndarray, np.ndarray]:

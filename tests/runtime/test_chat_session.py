@@ -114,9 +114,7 @@ def fill(session, questions=12, **options):
 
 
 def test_under_the_policy_error_a_full_context_refuses_the_question_and_keeps_the_conversation(session):
-    with pytest.raises(
-        PromptError, match=r"has \d+ tokens and the answer may take 10; the model's context is 192.*anew"
-    ):
+    with pytest.raises(PromptError, match=r"has \d+ tokens and the answer may take 10; the model's context is 192"):
         fill(session)
     before = list(session.messages)
     with pytest.raises(PromptError, match=r"has \d+ tokens; the model's context is 192: begin anew.*drop_oldest"):
