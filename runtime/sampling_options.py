@@ -119,9 +119,7 @@ class SamplingOptions:
     stop_token_ids: Sequence[int] | None = _option(
         None, "end at this token, which is not part of the output; without it, at the bundle's end-of-text tokens"
     )
-    json_schema: str | Mapping[str, Any] | bool | None = _option(
-        None, "the output is JSON that this schema admits: its text, or the object that it parses to"
-    )
+    json_schema: str | Mapping[str, Any] | bool | None = _option(None, "the output is JSON that this schema admits")
     regex: str | None = _option(None, "the output is matched by this regular expression, as a whole")
     top_logprobs: int | None = _option(
         None,
