@@ -10,10 +10,9 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from app.models import Models
-from runtime.language_model import Chunk, Generation
+from runtime.chunk import Chunk, FinishReason, Generation
 from runtime.sampling_options import SamplingOptions
 
 # A browser shows no more than this, and a small model makes tokens faster than a page can be sent.
@@ -27,15 +26,11 @@ class Request:
     Attributes:
         prompt: the text to continue; empty starts from the BOS token.
         precision: one of the bundle's.
-        max_new_tokens: cut to what the context has room for.
-        stop_strings: end before any of these.
-        sampling: how tokens are drawn.
+        sampling: how tokens are drawn and when the text ends; max_new_tokens is cut to what the context has room for.
     """
 
     prompt: str
     precision: str
-    max_new_tokens: int
-    stop_strings: tuple[str, ...]
     sampling: SamplingOptions
 
 
@@ -53,7 +48,7 @@ class Progress:
     request: Request
     limit_tokens: int
     generation: Generation
-    finish_reason: Literal["stop", "length", "cancelled"] | None = None
+    finish_reason: FinishReason | None = None
 
 
 def stream(
@@ -71,38 +66,35 @@ def stream(
         SmolTextError: the request cannot be met; says why.
     """
     model = models.get(request.precision)
-    prompt_ids = model.tokenizer.encode(request.prompt)
+    prompt_ids = model.tokenizer.encode_prompt(request.prompt)
     room = models.bundle.shape.max_position_embeddings - len(prompt_ids)
     # Without any room the runtime says what is wrong with the prompt, so it is asked for one token in any case.
-    limit = max(1, min(request.max_new_tokens, room))
-    chunks = model.stream(
-        prompt_ids, sampling=request.sampling, max_new_tokens=limit, stop_strings=request.stop_strings
-    )
+    limit = max(1, min(request.sampling.max_new_tokens or room, room))
+    sampling = replace(request.sampling, max_new_tokens=limit)
+    chunks = model.stream(prompt_ids, sampling, is_cancelled=stop.is_set)
     generation = Generation(prompt_tokens=len(prompt_ids))
     shown_seconds = float("-inf")
-    while not stop.is_set():
-        with models.lock:
-            started_seconds = time.perf_counter()
-            chunk = next(chunks)
-            now_seconds = time.perf_counter()
+    finish_reason: FinishReason | None = None
+    while finish_reason is None:
+        started_seconds = time.perf_counter()
+        chunk = next(chunks)
+        now_seconds = time.perf_counter()
         _add(generation, chunk, now_seconds - started_seconds)
-        if chunk.finish_reason or now_seconds - shown_seconds >= update_seconds:
+        finish_reason = chunk.finish_reason
+        if finish_reason or now_seconds - shown_seconds >= update_seconds:
             shown_seconds = now_seconds
-            yield Progress(request, limit, _copy(generation), chunk.finish_reason)
-        if chunk.finish_reason:
-            return
-    yield Progress(request, limit, generation, "cancelled")
+            yield Progress(request, limit, _copy(generation), finish_reason)
 
 
 def _add(generation: Generation, chunk: Chunk, seconds: float) -> None:
-    generation.text += chunk.text
+    is_first = not generation.token_ids
+    generation.add(chunk)
     if chunk.token_id is None:
         return
-    if generation.token_ids:
-        generation.decode_seconds += seconds
-    else:
+    if is_first:
         generation.time_to_first_token_seconds = seconds
-    generation.token_ids.append(chunk.token_id)
+    else:
+        generation.decode_seconds += seconds
 
 
 def _copy(generation: Generation) -> Generation:

@@ -15,9 +15,6 @@ class Models:
 
     Attributes:
         bundle: what they come from.
-        lock: held while a model is opened or computes a token. The page's queue lets one visitor in at a time, but a
-            cancelled visitor's last token may still be under way when the next one begins, and a session is not made
-            for two at once.
 
     Raises:
         BundleError: the bundle's tokenizer is not sound.
@@ -25,14 +22,14 @@ class Models:
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         self.bundle = bundle
-        self.lock = threading.Lock()
+        self._lock = threading.Lock()
         self._threads = threads
         self._tokenizer = Tokenizer(bundle)
         self._open: dict[str, LanguageModel] = {}
 
     def get(self, precision: str) -> LanguageModel:
         """The model in a precision. Raises OptionError where there is none, BundleError where it cannot be opened."""
-        with self.lock:
+        with self._lock:
             if precision not in self._open:
                 session = DecoderSession(self.bundle, precision, threads=self._threads)
                 self._open[precision] = LanguageModel(self.bundle, session, self._tokenizer)

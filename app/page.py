@@ -15,7 +15,7 @@ from app.generation import Request, stream
 from app.models import Models
 from runtime.errors import OptionError, SmolTextError
 from runtime.generate import DEFAULT_MAX_NEW_TOKENS
-from runtime.sampling_options import SamplingOptions
+from runtime.sampling_options import SamplingOptions, meaning
 
 # Whatever generates shares this queue: the CPU is one, and two generations at once are each half as fast.
 CPU_QUEUE = "cpu"
@@ -29,13 +29,17 @@ EXAMPLES = [
     "The big dog and the small cat were friends. They",
     "In the forest, a bird found a shiny",
 ]
-# Of each sampling option: label, least, most, step, meaning. Its default is the runtime's.
+# Of each sampling option that has a slider: label, least, most, step. Default and meaning are the runtime's.
 SLIDERS = {
-    "temperature": ("Temperature", 0, 2, 0.05, "0 is greedy, above 1 is wilder"),
-    "top_k": ("Top-k", 0, 200, 1, "draw among the k likeliest tokens; 0 is off"),
-    "top_p": ("Top-p", 0.05, 1, 0.01, "draw among the likeliest that hold this much probability; 1 is off"),
-    "min_p": ("Min-p", 0, 0.5, 0.01, "drop tokens less likely than this share of the likeliest; 0 is off"),
-    "repetition_penalty": ("Repetition penalty", 1, 2, 0.05, "above 1 discourages repetition; 1 is off"),
+    "temperature": ("Temperature", 0, 2, 0.05),
+    "top_k": ("Top-k", 0, 200, 1),
+    "top_p": ("Top-p", 0.05, 1, 0.01),
+    "min_p": ("Min-p", 0, 0.5, 0.01),
+    "typical_p": ("Typical-p", 0.05, 1, 0.01),
+    "repetition_penalty": ("Repetition penalty", 1, 2, 0.05),
+    "frequency_penalty": ("Frequency penalty", 0, 2, 0.05),
+    "presence_penalty": ("Presence penalty", 0, 2, 0.05),
+    "no_repeat_ngram_size": ("No-repeat n-gram size", 0, 10, 1),
 }
 
 Update = tuple[str, str]  # the story and the status line
@@ -95,9 +99,13 @@ def continue_text(
 ) -> Iterator[Update]:
     """What the page shows while it generates. A visitor's mistake becomes the status line."""
     try:
-        options = SamplingOptions(seed=parse_seed(seed), **sampling)  # type: ignore[arg-type]  # it checks them itself
-        request = Request(prompt, precision, max_new_tokens, split_stop_strings(stop_strings), options)
-        for progress in stream(models, request, stop):
+        options = SamplingOptions(
+            max_new_tokens=max_new_tokens,
+            stop_strings=split_stop_strings(stop_strings),
+            seed=parse_seed(seed),
+            **sampling,  # type: ignore[arg-type]  # it checks them itself
+        )
+        for progress in stream(models, Request(prompt, precision, options), stop):
             is_running = progress.finish_reason is None
             text = render.story(prompt, progress.generation.text, is_running=is_running)
             yield text, render.status(progress)
@@ -168,8 +176,8 @@ def _controls(models: Models, precision: str) -> Controls:
 
 
 def _slider(name: str, default: SamplingOptions) -> gr.Slider:
-    label, least, most, step, meaning = SLIDERS[name]
-    return gr.Slider(least, most, value=getattr(default, name), step=step, label=label, info=meaning)
+    label, least, most, step = SLIDERS[name]
+    return gr.Slider(least, most, value=getattr(default, name), step=step, label=label, info=meaning(name))
 
 
 def _connect(models: Models, writing: Writing, controls: Controls) -> None:

@@ -68,7 +68,7 @@ def size(file_bytes: int) -> str:
 
 
 def _state(progress: Progress) -> str:
-    is_cut = progress.limit_tokens < progress.request.max_new_tokens
+    is_cut = progress.limit_tokens < (progress.request.sampling.max_new_tokens or 0)
     if is_cut and progress.finish_reason == "length":
         return f"Finished: the context is full, {progress.limit_tokens:,} new tokens had room"
     return FINISHED[progress.finish_reason]

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from runtime.batching import Request, generate_batch
     from runtime.bundle import Bundle
+    from runtime.chat_session import ChatSession
+    from runtime.chunk import Chunk, Generation
     from runtime.generate import generate_step
-    from runtime.language_model import Chunk, Generation, LanguageModel
+    from runtime.language_model import LanguageModel
     from runtime.prompt_cache import PromptCache
     from runtime.sampling_options import SamplingOptions
     from runtime.session import DecoderSession
@@ -20,9 +22,10 @@ if TYPE_CHECKING:
 # Loaded on first use: `python -m runtime --help` must not wait for onnxruntime.
 _HOMES = {
     "Bundle": "runtime.bundle",
-    "Chunk": "runtime.language_model",
+    "ChatSession": "runtime.chat_session",
+    "Chunk": "runtime.chunk",
     "DecoderSession": "runtime.session",
-    "Generation": "runtime.language_model",
+    "Generation": "runtime.chunk",
     "LanguageModel": "runtime.language_model",
     "PromptCache": "runtime.prompt_cache",
     "Request": "runtime.batching",
@@ -33,6 +36,7 @@ _HOMES = {
 
 __all__ = [
     "Bundle",
+    "ChatSession",
     "Chunk",
     "DecoderSession",
     "Generation",

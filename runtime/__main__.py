@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from runtime.command_line import run_to_exit_code
-from runtime.sampling_options import SamplingOptions
+from runtime.sampling_arguments import add_sampling_arguments
 
 RAW = argparse.RawDescriptionHelpFormatter
 
@@ -46,7 +46,8 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "generate",
         help="continue a text",
         description="Continue a text and print it, prompt and continuation.",
-        epilog="example:\n  python -m runtime generate bundles/demo --prompt 'Tom had a red car.' --greedy",
+        epilog="example:\n  python -m runtime generate bundles/demo --prompt 'Tom had a red car.' --greedy\n"
+        "  python -m runtime generate bundles/demo --prompt 'A person: ' --json-schema person.json",
         formatter_class=RAW,
     )
     _add_bundle(parser)
@@ -56,10 +57,8 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         metavar="TEXT",
         help="what to continue; '-' reads it from stdin; without it the model starts from its BOS token",
     )
-    _add_sampling(parser)
-    parser.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="stop before this text (repeatable)"
-    )
+    add_sampling_arguments(parser)
+    _add_speed(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object: text, token ids, speeds")
 
 
@@ -67,13 +66,21 @@ def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser = commands.add_parser(
         "chat",
         help="talk with a chat model",
-        description="Talk with a model that has a chat template. Ctrl-C stops an answer, Ctrl-D ends the chat.",
+        description="Talk with a model that has a chat template. Ctrl-C stops an answer, Ctrl-D ends the chat, "
+        '/help lists more; """ begins and ends a question of several lines.',
         epilog="example:\n  python -m runtime chat HuggingFaceTB/SmolLM2-135M-Instruct --system 'Be brief.'",
         formatter_class=RAW,
     )
     _add_bundle(parser)
     parser.add_argument("--system", metavar="TEXT", help="a system message before the first question")
-    _add_sampling(parser)
+    parser.add_argument(
+        "--context-policy",
+        choices=("error", "drop_oldest"),
+        default="error",
+        help="when the context is full: refuse the question, or forget the oldest messages (default %(default)s)",
+    )
+    add_sampling_arguments(parser)
+    _add_speed(parser)
 
 
 def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -92,7 +99,7 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help='a file of lines such as {"prompt": TEXT}, which may have max_new_tokens and seed too; "-": stdin',
     )
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="rows at a time (default 8)")
-    _add_sampling(parser)
+    add_sampling_arguments(parser)
 
 
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -152,23 +159,20 @@ def _add_bundle(parser: argparse.ArgumentParser, *, threads: Callable[[str], obj
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
 
 
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    default = SamplingOptions()
+def _add_speed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help="default: 256, or what the context has room for"
+        "--prefill-precision",
+        metavar="P",
+        help="run prompts in another precision, over the same cache: q8 is fastest; needs its weights in memory too",
     )
-    parser.add_argument("--greedy", action="store_true", help="take the likeliest token each time (temperature 0)")
-    for name, kind, meaning in (
-        ("temperature", float, "0 is greedy, above 1 is wilder"),
-        ("top_k", int, "draw among the k likeliest tokens; 0 is off"),
-        ("top_p", float, "draw among the likeliest tokens that hold this much probability; 1 is off"),
-        ("min_p", float, "drop tokens less likely than this share of the likeliest; 0 is off"),
-        ("repetition_penalty", float, "above 1 discourages repetition; 1 is off"),
-        ("seed", int, "the same seed gives the same text"),
-    ):
-        shown = getattr(default, name)
-        note = f"{meaning} (default {shown})" if shown is not None else meaning
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="X", help=note)
+    parser.add_argument(
+        "--prompt-lookup", action="store_true", help="guess tokens from the text so far: faster where it repeats itself"
+    )
+    parser.add_argument(
+        "--steady",
+        action="store_true",
+        help="the same bits however tokens come together, so that --prompt-lookup changes none; a tenth slower",
+    )
 
 
 if __name__ == "__main__":

@@ -11,13 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from runtime.batching import Request, Row, check_request, generate_batch
-from runtime.bundle import Bundle
+from runtime.batching import Request, generate_batch
+from runtime.chunk import Generation
 from runtime.errors import PromptError, SmolTextError
-from runtime.sampling import make_sampler
+from runtime.language_model import LanguageModel
 from runtime.sampling_options import SamplingOptions
-from runtime.session import DecoderSession
-from runtime.tokenizer import Tokenizer
 
 OWN_KEYS = {"max_new_tokens": int, "seed": int}
 
@@ -42,62 +40,76 @@ def read_lines(lines: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def run_lines(
-    bundle: Bundle,
-    session: DecoderSession,
-    lines: list[dict[str, Any]],
-    *,
-    sampling: SamplingOptions,
-    max_new_tokens: int | None,
-    batch_size: int,
+    model: LanguageModel, lines: list[dict[str, Any]], sampling: SamplingOptions, *, batch_size: int
 ) -> Iterator[dict[str, Any]]:
     """The lines out, in order, each as soon as it and all before it have ended.
 
     With a seed for all, line n is drawn with seed + n, so that equal prompts get texts of their own.
 
     Raises:
-        PromptError, OptionError: before anything is computed, with the line's number.
+        PromptError, OptionError, ConstraintError: before anything is computed, with the line's number.
     """
-    tokenizer = Tokenizer(bundle)
-    requests = []
+    texts = []
     for number, line in enumerate(lines, start=1):
+        seed = None if sampling.seed is None else sampling.seed + number - 1
         try:
-            seed = line.get("seed", None if sampling.seed is None else sampling.seed + number - 1)
-            request = Request(
-                tokenizer.encode(line["prompt"]),
-                line.get("max_new_tokens", max_new_tokens),
-                make_sampler(replace(sampling, seed=seed)),
-                stop_token_ids=bundle.eos_token_ids,
-            )
-            check_request(session, request)
+            texts.append(_Text(model, line, replace(sampling, **{"seed": seed} | _own(line))))
         except SmolTextError as error:
             raise type(error)(f"request {number}: {error}") from None
-        requests.append(request)
-    return _in_order(lines, tokenizer, requests, generate_batch(session, requests, batch_size=batch_size))
+    return _in_order(model, texts, batch_size)
 
 
-def _in_order(
-    lines: list[dict[str, Any]], tokenizer: Tokenizer, requests: list[Request], rows: Iterator[Row]
-) -> Iterator[dict[str, Any]]:
-    ended: dict[int, Row] = {}
+def _own(line: dict[str, Any]) -> dict[str, Any]:
+    return {key: line[key] for key in OWN_KEYS if key in line}
+
+
+class _Text:
+    """What becomes of one line."""
+
+    def __init__(self, model: LanguageModel, line: dict[str, Any], sampling: SamplingOptions) -> None:
+        self.prompt_ids = model.tokenizer.encode_prompt(line["prompt"])
+        model.session.check_token_ids(self.prompt_ids)
+        self._line = line
+        self._continuation = model.continuation(self.prompt_ids, sampling)
+        self._result = Generation(prompt_tokens=len(self.prompt_ids))
+        self._is_ended = False
+
+    def request(self) -> Request:
+        """For the batch."""
+        continuation = self._continuation
+        return Request(
+            self.prompt_ids,
+            continuation.limit,
+            continuation.sample,
+            [continuation.process],
+            continuation.stop_token_ids,
+            self._is_last,
+        )
+
+    def result(self) -> dict[str, Any]:
+        """The line out, of a text that has ended."""
+        if not self._is_ended:  # at a stop token, which brings no text of its own
+            self._result.add(self._continuation.end("stop"))
+        return self._line | {
+            "completion": self._result.text,
+            "token_ids": self._result.token_ids,
+            "finish_reason": self._result.finish_reason,
+            "prompt_tokens": self._result.prompt_tokens,
+            "new_tokens": self._result.new_tokens,
+        }
+
+    def _is_last(self, token_id: int) -> bool:
+        chunk = self._continuation.push(token_id)
+        self._result.add(chunk)
+        self._is_ended = chunk.finish_reason is not None
+        return self._is_ended
+
+
+def _in_order(model: LanguageModel, texts: list[_Text], batch_size: int) -> Iterator[dict[str, Any]]:
+    ended: set[int] = set()
     following = 0
-    for row in rows:
-        ended[row.index] = row
+    for row in generate_batch(model.session, [text.request() for text in texts], batch_size=batch_size):
+        ended.add(row.index)
         while following in ended:
-            done = ended.pop(following)
-            yield _line(lines[following], tokenizer, requests[following], done)
+            yield texts[following].result()
             following += 1
-
-
-def _line(line: dict[str, Any], tokenizer: Tokenizer, request: Request, row: Row) -> dict[str, Any]:
-    prompt_ids = list(request.prompt_ids)
-    shown = tokenizer.decode(prompt_ids)
-    whole = tokenizer.decode(prompt_ids + row.token_ids)
-    # The text of the new ids in their place: a word that continues the prompt keeps its space.
-    completion = whole[len(shown) :] if whole.startswith(shown) else tokenizer.decode(row.token_ids)
-    return line | {
-        "completion": completion,
-        "token_ids": row.token_ids,
-        "finish_reason": row.finish_reason,
-        "prompt_tokens": len(prompt_ids),
-        "new_tokens": len(row.token_ids),
-    }

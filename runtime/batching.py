@@ -9,7 +9,7 @@ Knows no text.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -32,6 +32,7 @@ class Request:
 
     Attributes:
         stop_token_ids: end before any of these.
+        is_last: told every other token that came; its yes ends the row, with that token.
     """
 
     prompt_ids: Sequence[int]
@@ -39,6 +40,7 @@ class Request:
     sampler: Sampler = greedy
     logits_processors: Sequence[LogitsProcessor] = ()
     stop_token_ids: Collection[int] = ()
+    is_last: Callable[[int], bool] = lambda _: False
 
 
 @dataclass(eq=False)
@@ -66,7 +68,9 @@ class Row:
             self.finish_reason = "stop"
             return
         self.token_ids.append(token_id)
-        if len(self.token_ids) == self.limit:
+        if self.request.is_last(token_id):
+            self.finish_reason = "stop"
+        elif len(self.token_ids) == self.limit:
             self.finish_reason = "length"
 
 
@@ -92,7 +96,7 @@ def generate_batch(
 def check_request(session: DecoderSession, request: Request) -> int:
     """How many tokens a request may get. Raises as `generate_batch` does."""
     session.check_token_ids(request.prompt_ids)
-    return new_token_limit(session, len(request.prompt_ids), request.max_new_tokens)
+    return new_token_limit(session.shape, len(request.prompt_ids), request.max_new_tokens)
 
 
 def _run(session: DecoderSession, requests: Sequence[Request], limits: Sequence[int], rows: _Rows) -> Iterator[Row]:

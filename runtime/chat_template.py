@@ -1,7 +1,6 @@
 """Messages to a prompt, by the tokenizer's own Jinja template, in a sandbox.
 
-Templates come from strangers: they run without access to attributes that begin with an underscore, to files or to
-Python, and see the same few names as in transformers.
+Templates come from strangers: they run in `template_sandbox.py`, and see the same few names as in transformers.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ from datetime import datetime
 from typing import Any
 
 from runtime.bundle import Bundle, read_json
-from runtime.errors import ChatTemplateError, MissingDependencyError
+from runtime.errors import ChatTemplateError
+from runtime.template_sandbox import bounded_filter, make_environment, render
 
 Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 
@@ -34,17 +34,19 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         """The prompt for these messages. Raises ChatTemplateError where the template refuses them."""
+        names = {
+            "messages": [dict(message) for message in messages],
+            "tools": None,  # there, though none: templates ask `tools is not none`
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+            **self._tokens,
+        }
         try:
-            text: str = self._template.render(
-                messages=[dict(message) for message in messages],
-                tools=None,  # there, though none: templates ask `tools is not none`
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self._tokens,
-            )
+            return render(self._template, names)
+        except ChatTemplateError:
+            raise
         except Exception as error:  # noqa: BLE001 - a stranger's template may raise anything
             raise ChatTemplateError(f"the chat template fails on these messages: {error}") from None
-        return text
 
 
 def _source(bundle: Bundle, settings: Mapping[str, Any]) -> str:
@@ -64,11 +66,8 @@ def _source(bundle: Bundle, settings: Mapping[str, Any]) -> str:
 
 
 def _compile(source: str) -> Any:
-    try:
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError:
-        raise MissingDependencyError("chat templates need jinja2: pip install jinja2") from None
+    environment = make_environment()
+    from jinja2 import TemplateError
 
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
@@ -79,12 +78,9 @@ def _compile(source: str) -> Any:
     def strftime_now(layout: str) -> str:
         return datetime.now().astimezone().strftime(layout)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = strftime_now
-    environment.filters["tojson"] = to_json
+    environment.filters["tojson"] = bounded_filter("tojson", to_json)
     try:
         return environment.from_string(source)
     except TemplateError as error:

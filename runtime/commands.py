@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -13,12 +12,14 @@ from runtime.batch_file import read_lines, run_lines
 from runtime.bench_sweep import Sweep
 from runtime.bench_sweep import table as bench_table
 from runtime.bundle import Bundle
-from runtime.chat_template import Message
-from runtime.errors import OptionError, PromptError
-from runtime.language_model import Generation, LanguageModel, collect
+from runtime.chat_console import ChatConsole
+from runtime.chat_session import ChatSession
+from runtime.chunk import Generation, collect
+from runtime.errors import PromptError
+from runtime.language_model import LanguageModel
 from runtime.perplexity import measure_perplexity
 from runtime.progress import ProgressBar
-from runtime.sampling_options import SamplingOptions
+from runtime.sampling_arguments import sampling_options
 from runtime.session import DecoderSession
 from runtime.tokenizer import Tokenizer
 
@@ -27,40 +28,33 @@ DEFAULT_BENCH_PROMPT_TOKENS, DEFAULT_BENCH_NEW_TOKENS = 512, 64
 
 def generate(args: argparse.Namespace) -> None:
     """Continue a text: as it comes on stdout, or as one JSON object."""
-    sampling = _sampling(args)
-    model = _load(args)
+    sampling = sampling_options(args)
+    model = _load_for_texts(args)
     prompt = _read_prompt(args.prompt)
-    prompt_ids = model.tokenizer.encode(prompt)
-    stream = model.stream(prompt_ids, sampling=sampling, max_new_tokens=args.max_new_tokens, stop_strings=args.stop)
+    prompt_ids = model.tokenizer.encode_prompt(prompt)
+    stream = model.stream(prompt_ids, sampling)
     if args.json:
         result = collect(stream, prompt_tokens=len(prompt_ids))
-        print(json.dumps(_generation_to_dict(prompt, result), ensure_ascii=False))
+        print(json.dumps(_generation_to_dict(prompt, result, model.tokenizer), ensure_ascii=False))
         return
     print(prompt, end="", flush=True)
+    result = Generation()
     for chunk in stream:
+        result.add(chunk)
         print(chunk.text, end="", flush=True)
-    print()
+    print(flush=True)
+    if result.logprobs:
+        print(_logprobs_table(result, model.tokenizer), file=sys.stderr)
+    is_constrained = sampling.json_schema is not None or sampling.regex is not None
+    if is_constrained and result.finish_reason == "length":
+        print("[cut: the text is not complete; allow more with --max-new-tokens]", file=sys.stderr)
 
 
 def chat(args: argparse.Namespace) -> None:
-    """A conversation on the terminal; its history is sent with every question."""
-    sampling = _sampling(args)
-    model = _load(args)
-    messages: list[Message] = [{"role": "system", "content": args.system}] if args.system else []
-    model.check_chat()  # before the first question, not after it
-    while (question := _ask()) is not None:
-        if not question.strip():
-            continue
-        messages.append({"role": "user", "content": question})
-        answer = ""
-        try:
-            for chunk in model.chat(messages, sampling=sampling, max_new_tokens=args.max_new_tokens):
-                answer += chunk.text
-                print(chunk.text, end="", flush=True)
-        except KeyboardInterrupt:
-            print(" [stopped]", end="")
-        print()
-        messages.append({"role": "assistant", "content": answer})
+    """A conversation on the terminal; each question is prefilled alone, on top of what was said before."""
+    sampling = sampling_options(args)
+    session = ChatSession(_load_for_texts(args), system=args.system, context_policy=args.context_policy)
+    ChatConsole(session, sampling, args.system).run()
 
 
 def bench(args: argparse.Namespace) -> None:
@@ -100,36 +94,23 @@ def perplexity(args: argparse.Namespace) -> None:
 
 def batch(args: argparse.Namespace) -> None:
     """A file of prompts: JSON lines in, JSON lines out, in order."""
-    sampling = _sampling(args)
+    sampling = sampling_options(args)
     lines = read_lines(_read_file(args.prompts).splitlines())
-    bundle = Bundle.open(args.bundle, revision=args.revision)
-    session = DecoderSession(bundle, args.precision or bundle.default_precision, threads=args.threads)
-    results = run_lines(
-        bundle,
-        session,
-        lines,
-        sampling=sampling,
-        max_new_tokens=args.max_new_tokens,
-        batch_size=args.batch_size,
-    )
+    results = run_lines(_load(args), lines, sampling, batch_size=args.batch_size)
     with ProgressBar("prompts") as bar:
         for done, result in enumerate(results, start=1):
             print(json.dumps(result, ensure_ascii=False), flush=True)
             bar.show(done, len(lines))
 
 
-def _load(args: argparse.Namespace) -> LanguageModel:
-    return LanguageModel.load(args.bundle, precision=args.precision, threads=args.threads, revision=args.revision)
+def _load(args: argparse.Namespace, **options: Any) -> LanguageModel:
+    return LanguageModel.load(
+        args.bundle, precision=args.precision, threads=args.threads, revision=args.revision, **options
+    )
 
 
-def _sampling(args: argparse.Namespace) -> SamplingOptions:
-    names = [field.name for field in dataclasses.fields(SamplingOptions)]
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    if args.greedy:
-        if given.get("temperature"):
-            raise OptionError("--greedy and --temperature contradict each other; give one")
-        given["temperature"] = 0.0
-    return SamplingOptions(**given)
+def _load_for_texts(args: argparse.Namespace) -> LanguageModel:
+    return _load(args, prefill_precision=args.prefill_precision, prompt_lookup=args.prompt_lookup, steady=args.steady)
 
 
 def _read_prompt(prompt: str) -> str:
@@ -138,7 +119,7 @@ def _read_prompt(prompt: str) -> str:
     try:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _not_utf8(error) from None
+        raise PromptError(f"stdin is not UTF-8 text: {error}") from None
 
 
 def _read_file(path: str) -> str:
@@ -151,7 +132,8 @@ def _read_file(path: str) -> str:
         raise PromptError(f"{path} is not UTF-8 text: {error}") from None
 
 
-def _generation_to_dict(prompt: str, result: Generation) -> dict[str, Any]:
+def _generation_to_dict(prompt: str, result: Generation, tokenizer: Tokenizer) -> dict[str, Any]:
+    logprobs = {"logprobs": _logprobs_to_list(result, tokenizer)} if result.logprobs else {}
     return {
         "text": prompt + result.text,
         "completion": result.text,
@@ -162,18 +144,27 @@ def _generation_to_dict(prompt: str, result: Generation) -> dict[str, Any]:
         "time_to_first_token_seconds": result.time_to_first_token_seconds,
         "prefill_tokens_per_second": result.prefill_tokens_per_second,
         "decode_tokens_per_second": result.decode_tokens_per_second,
+        **logprobs,
     }
 
 
-def _ask() -> str | None:
-    """A line from the user; None at the end of input. The prompt goes to a terminal alone."""
-    try:
-        return input("> " if sys.stdin.isatty() else "")
-    except EOFError:
-        return None
-    except UnicodeDecodeError as error:
-        raise _not_utf8(error) from None
+def _logprobs_to_list(result: Generation, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    def described(token_id: int, logprob: float) -> dict[str, Any]:
+        return {"token_id": token_id, "text": tokenizer.decode([token_id]), "logprob": logprob}
+
+    drawn = zip(result.token_ids, result.logprobs, result.top_logprobs, strict=True)
+    return [
+        described(token_id, logprob) | {"top": [described(*other) for other in top]} for token_id, logprob, top in drawn
+    ]
 
 
-def _not_utf8(error: UnicodeDecodeError) -> PromptError:
-    return PromptError(f"stdin is not UTF-8 text: {error}")
+def _logprobs_table(result: Generation, tokenizer: Tokenizer) -> str:
+    """A line for each token: itself, then the likeliest in its place."""
+
+    def described(entry: dict[str, Any]) -> str:
+        return f"{json.dumps(entry['text'], ensure_ascii=False)} {entry['logprob']:.3f}"
+
+    return "\n".join(
+        "  ".join([described(entry), *("| " + described(other) for other in entry["top"])])
+        for entry in _logprobs_to_list(result, tokenizer)
+    )

@@ -28,6 +28,10 @@ class ChatTemplateError(SmolTextError, ValueError):
     """A chat template that is absent, or fails on these messages."""
 
 
+class ConstraintError(SmolTextError, ValueError):
+    """A JSON schema or regular expression that is not valid, not supported, or that no text satisfies."""
+
+
 class NumericError(SmolTextError, ArithmeticError):
     """The model gave logits that are not numbers."""
 

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
+from runtime.bundle import ModelShape
 from runtime.choice import Choice
 from runtime.errors import OptionError, PromptError
 from runtime.kv_cache import KVCache
@@ -27,7 +28,8 @@ def generate_step(
     logits_processors: Sequence[LogitsProcessor] = (),
     cache: KVCache | None = None,
     prompt_lookup: bool = False,
-) -> Iterator[int]:
+    prefill_session: DecoderSession | None = None,
+) -> Generator[int]:
     """Yield new token ids one at a time; N of them cost one prefill and N - 1 decodes.
 
     Stop tokens are the caller's: break, and nothing more is computed. Whenever the loop is left, the cache holds the
@@ -38,10 +40,11 @@ def generate_step(
         prompt_ids: at least one token; those that `cache` holds already are not among them.
         max_new_tokens: at most so many; None for 256 or what the context has room for.
         sampler: from logits float32 [vocab_size] to an id.
-        logits_processors: run before the sampler, in order, on the ids so far: the prompt's and the new ones.
+        logits_processors: run before the sampler, in order, on all ids so far, those that the cache holds included.
         cache: earlier tokens of the same sequence; a new one when not given.
         prompt_lookup: check guesses that are looked up in the text so far, several in one pass: faster where the output
             repeats the prompt, with the same tokens (`speculation.py` says how exactly).
+        prefill_session: runs the prompt instead: another precision of the same bundle, faster at many tokens at once.
 
     Raises:
         PromptError: no tokens, ids outside the vocabulary, or no room for one new token.
@@ -49,18 +52,17 @@ def generate_step(
     """
     session.check_token_ids(prompt_ids)
     held = cache.length if cache is not None else 0
-    limit = new_token_limit(session, held + len(prompt_ids), max_new_tokens)
+    limit = new_token_limit(session.shape, held + len(prompt_ids), max_new_tokens)
     if cache is None:
         cache = session.new_cache(len(prompt_ids) + limit)
-    choose = Choice(sampler, logits_processors, list(prompt_ids))
-    if prompt_lookup:
-        return speculate(session, prompt_ids, limit, choose, cache)
-    return _steps(session, prompt_ids, limit, choose, cache)
+    choose = Choice(sampler, logits_processors, [*cache.token_ids, *prompt_ids])
+    run = speculate if prompt_lookup else _steps
+    return run(session, prompt_ids, limit, choose, cache, prefill_session or session)
 
 
-def new_token_limit(session: DecoderSession, prompt_tokens: int, max_new_tokens: int | None) -> int:
+def new_token_limit(shape: ModelShape, prompt_tokens: int, max_new_tokens: int | None) -> int:
     """How many tokens may be generated after so many. Raises as `generate_step` does."""
-    context = session.shape.max_position_embeddings
+    context = shape.max_position_embeddings
     room = context - prompt_tokens
     if room < 1:
         raise PromptError(
@@ -80,9 +82,14 @@ def new_token_limit(session: DecoderSession, prompt_tokens: int, max_new_tokens:
 
 
 def _steps(
-    session: DecoderSession, prompt_ids: Sequence[int], limit: int, choose: Choice, cache: KVCache
-) -> Iterator[int]:
-    token_id = choose(session.forward(prompt_ids, cache)[0])
+    session: DecoderSession,
+    prompt_ids: Sequence[int],
+    limit: int,
+    choose: Choice,
+    cache: KVCache,
+    prefill_session: DecoderSession,
+) -> Generator[int]:
+    token_id = choose(prefill_session.forward(prompt_ids, cache)[0])
     yield token_id
     for _ in range(limit - 1):
         token_id = choose(session.forward([token_id], cache)[0])

@@ -2,88 +2,51 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from runtime.bundle import Bundle
 from runtime.chat_template import ChatTemplate, Message
-from runtime.detokenizer import Detokenizer
-from runtime.generate import generate_step, new_token_limit
-from runtime.logits_processors import repetition_penalty
-from runtime.sampling import make_sampler
+from runtime.chunk import Chunk, Generation, collect
+from runtime.constraint import GrammarVocabulary
+from runtime.continuation import Continuation
+from runtime.errors import PromptError
+from runtime.generate import generate_step
+from runtime.kv_cache import KVCache
+from runtime.logits_processors import LogitsProcessor
 from runtime.sampling_options import SamplingOptions
+from runtime.scoring import TextScore, text_logprobs
 from runtime.session import DecoderSession
-from runtime.stopping import StopStrings
+from runtime.text_stream import IsCancelled, TextStream
 from runtime.tokenizer import Tokenizer
 
-FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A piece of a stream. The last one has a finish reason, and may have no token.
-
-    Attributes:
-        text: new text; empty while a character or a possible stop string is unfinished.
-        token_id: the token that was drawn; None in a last chunk that only flushes text.
-        finish_reason: "stop" (a stop token or string) or "length" (max_new_tokens) on the last chunk.
-    """
-
-    text: str
-    token_id: int | None = None
-    finish_reason: FinishReason | None = None
-
-
-@dataclass
-class Generation:
-    """A finished generation and what it cost.
-
-    Attributes:
-        text: the new text, without the prompt.
-        token_ids: the new tokens, without the one that stopped it.
-        finish_reason: "stop" or "length".
-        prompt_tokens: how many the prompt had.
-        time_to_first_token_seconds: from the call to the first token: the prefill.
-        decode_seconds: from the first token to the last.
-    """
-
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    finish_reason: FinishReason = "length"
-    prompt_tokens: int = 0
-    time_to_first_token_seconds: float = 0.0
-    decode_seconds: float = 0.0
-
-    @property
-    def new_tokens(self) -> int:
-        """How many tokens were generated."""
-        return len(self.token_ids)
-
-    @property
-    def prefill_tokens_per_second(self) -> float:
-        """Prompt tokens over the time to the first token."""
-        return _rate(self.prompt_tokens, self.time_to_first_token_seconds)
-
-    @property
-    def decode_tokens_per_second(self) -> float:
-        """Tokens after the first over the time that they took; 0 with fewer than two."""
-        return _rate(self.new_tokens - 1, self.decode_seconds)
+SCORED_AT_ONCE = 128  # tokens: their logits take 25 MB at a vocabulary of 49,152
 
 
 class LanguageModel:
-    """A model in one precision, its tokenizer and its chat template.
+    """A model in one precision, its tokenizer and its chat template. Threads may share one.
 
     >>> model = LanguageModel.load("bundles/demo")                                       # doctest: +SKIP
-    >>> print(model.generate("Once upon a time", max_new_tokens=40).text)                # doctest: +SKIP
+    >>> print(model.generate("Once upon a time").text)                                   # doctest: +SKIP
     """
 
-    def __init__(self, bundle: Bundle, session: DecoderSession, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        session: DecoderSession,
+        tokenizer: Tokenizer,
+        *,
+        prefill_session: DecoderSession | None = None,
+        prompt_lookup: bool = False,
+    ) -> None:
         self.bundle = bundle
         self.session = session
         self.tokenizer = tokenizer
+        self._prefill_session = prefill_session
+        self._prompt_lookup = prompt_lookup
+        self._lock = threading.Lock()  # a session computes one step at a time
 
     @classmethod
     def load(
@@ -91,7 +54,10 @@ class LanguageModel:
         path_or_hub_id: str | Path,
         *,
         precision: str | None = None,
+        prefill_precision: str | None = None,
         threads: int | None = None,
+        prompt_lookup: bool = False,
+        steady: bool = False,
         revision: str | None = None,
     ) -> LanguageModel:
         """Open a bundle.
@@ -99,7 +65,13 @@ class LanguageModel:
         Args:
             path_or_hub_id: a local folder or a Hub id.
             precision: "int8", "q8", "fp32", ...; None for the best that is there (int8 first).
+            prefill_precision: another one that runs prompts, over the same cache; "q8" is fastest at many tokens at
+                once, at the price of a second set of weights in memory.
             threads: of a matrix product; None for the physical cores that we may use.
+            prompt_lookup: check several tokens at once that are guessed from the text so far: faster where the output
+                repeats the prompt, and drawn from the same distribution.
+            steady: give the same bits however tokens come together, so that prompt lookup changes no token; steps cost
+                a tenth more (see DecoderSession).
             revision: branch, tag or commit of a Hub id.
 
         Raises:
@@ -108,129 +80,149 @@ class LanguageModel:
         """
         bundle = Bundle.open(path_or_hub_id, revision=revision)
         tokenizer = Tokenizer(bundle)
-        return cls(bundle, DecoderSession(bundle, precision or bundle.default_precision, threads=threads), tokenizer)
+        session = DecoderSession(bundle, precision or bundle.default_precision, threads=threads, steady=steady)
+        prefill_session = None
+        if prefill_precision is not None and prefill_precision != session.precision:
+            prefill_session = DecoderSession(bundle, prefill_precision, threads=threads, steady=steady)
+        return cls(bundle, session, tokenizer, prefill_session=prefill_session, prompt_lookup=prompt_lookup)
 
     def stream(
         self,
         prompt: str | Sequence[int],
-        *,
         sampling: SamplingOptions | None = None,
-        max_new_tokens: int | None = None,
-        stop_strings: Sequence[str] = (),
-        stop_token_ids: Sequence[int] | None = None,
+        *,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        is_cancelled: IsCancelled | None = None,
     ) -> Iterator[Chunk]:
         """Continue a prompt, piece by piece. Closing the iterator stops the computation.
 
         Args:
             prompt: text, or token ids. An empty text starts from the BOS token.
-            sampling: how tokens are drawn; None for the defaults of SamplingOptions.
-            max_new_tokens: None for 256 or what the context has room for.
-            stop_strings: end at any of these; it is not part of the text.
-            stop_token_ids: end at any of these; None for the bundle's end-of-text ids.
+            sampling: how tokens are drawn and when the text ends; None for the defaults of SamplingOptions.
+            logits_processors: one's own, run in order after those of the options.
+            is_cancelled: asked before every token, such as the `is_set` of a threading.Event; once it says yes, the
+                stream ends with the finish reason "cancelled".
 
         Raises:
-            PromptError, OptionError: at the call, before anything is computed.
+            PromptError, OptionError, ConstraintError: at the call, before anything is computed.
+            NumericError: while it computes, where the model or the processors give no logits to draw from.
         """
-        prompt_ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        sampling = sampling or SamplingOptions()
-        penalties = [repetition_penalty(sampling.repetition_penalty)] if sampling.repetition_penalty != 1 else []
-        limit = new_token_limit(self.session, len(prompt_ids), max_new_tokens)
-        steps = generate_step(
-            self.session,
-            prompt_ids,
-            max_new_tokens=limit,
-            sampler=make_sampler(sampling),
-            logits_processors=penalties,
-        )
-        stop_ids = self.bundle.eos_token_ids if stop_token_ids is None else frozenset(stop_token_ids)
-        return self._chunks(steps, prompt_ids, limit, StopStrings(stop_strings), stop_ids)
-
-    def _chunks(
-        self,
-        steps: Iterator[int],
-        prompt_ids: list[int],
-        limit: int,
-        stop_strings: StopStrings,
-        stop_ids: frozenset[int],
-    ) -> Iterator[Chunk]:
-        detokenizer = Detokenizer(self.tokenizer, prompt_ids)
-        for produced, token_id in enumerate(steps, start=1):
-            if token_id in stop_ids:
-                break
-            text = stop_strings.push(detokenizer.push(token_id))
-            if stop_strings.found:
-                yield Chunk(text, token_id, "stop")
-                return
-            if produced == limit:
-                rest = stop_strings.push(detokenizer.flush())
-                tail = rest if stop_strings.found else rest + stop_strings.flush()
-                yield Chunk(text + tail, token_id, "stop" if stop_strings.found else "length")
-                return
-            yield Chunk(text, token_id)
-        rest = stop_strings.push(detokenizer.flush())
-        yield Chunk(rest if stop_strings.found else rest + stop_strings.flush(), None, "stop")
+        return self.start(
+            self._prompt_ids(prompt), sampling, logits_processors=logits_processors, is_cancelled=is_cancelled
+        ).chunks()
 
     def generate(
         self,
         prompt: str | Sequence[int],
-        *,
         sampling: SamplingOptions | None = None,
-        max_new_tokens: int | None = None,
-        stop_strings: Sequence[str] = (),
-        stop_token_ids: Sequence[int] | None = None,
+        *,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        is_cancelled: IsCancelled | None = None,
     ) -> Generation:
         """`stream`, collected and timed. Takes and raises the same."""
-        prompt_ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        stream = self.stream(
-            prompt_ids,
-            sampling=sampling,
-            max_new_tokens=max_new_tokens,
-            stop_strings=stop_strings,
-            stop_token_ids=stop_token_ids,
-        )
+        prompt_ids = self._prompt_ids(prompt)
+        stream = self.stream(prompt_ids, sampling, logits_processors=logits_processors, is_cancelled=is_cancelled)
         return collect(stream, prompt_tokens=len(prompt_ids))
-
-    def check_chat(self) -> None:
-        """Raise ChatTemplateError where the bundle has no chat template."""
-        ChatTemplate(self.bundle)
 
     def chat(
         self,
         messages: Sequence[Message],
-        *,
         sampling: SamplingOptions | None = None,
-        max_new_tokens: int | None = None,
-        stop_strings: Sequence[str] = (),
+        *,
+        is_cancelled: IsCancelled | None = None,
     ) -> Iterator[Chunk]:
         """Stream the assistant's answer to messages such as `[{"role": "user", "content": "Hi"}]`.
+
+        All messages are prefilled; a `ChatSession` prefills only what is new.
 
         Raises:
             ChatTemplateError: the bundle has no chat template, or it refuses the messages.
         """
-        prompt = ChatTemplate(self.bundle).render(messages)
         # The template has put the special tokens in; a second BOS would be one that the model never saw.
-        prompt_ids = self.tokenizer.encode(prompt, add_special_tokens=False)
-        return self.stream(prompt_ids, sampling=sampling, max_new_tokens=max_new_tokens, stop_strings=stop_strings)
+        prompt = self.chat_template.render(messages)
+        prompt_ids = self.tokenizer.encode_prompt(prompt, add_special_tokens=False)
+        return self.stream(prompt_ids, sampling, is_cancelled=is_cancelled)
 
+    def score(self, text: str, prompt: str = "") -> TextScore:
+        """The log-probability of each token of a text that follows a prompt; without one, the BOS token.
 
-def collect(chunks: Iterator[Chunk], *, prompt_tokens: int) -> Generation:
-    """Run a stream to its end and time it."""
-    result = Generation(prompt_tokens=prompt_tokens)
-    started = time.perf_counter()
-    first = last = None
-    for chunk in chunks:
-        result.text += chunk.text
-        if chunk.token_id is not None:
-            last = time.perf_counter()
-            first = first or last
-            result.token_ids.append(chunk.token_id)
-        if chunk.finish_reason is not None:
-            result.finish_reason = chunk.finish_reason
-    if first is not None and last is not None:
-        result.time_to_first_token_seconds = first - started
-        result.decode_seconds = last - first
-    return result
+        Raises:
+            PromptError: both together exceed the context, or there is neither a prompt nor a BOS token.
+        """
+        text_ids = self.tokenizer.encode_prompt(text, add_special_tokens=False)
+        prompt_ids = self.tokenizer.encode_prompt(prompt)
+        total, context = len(prompt_ids) + len(text_ids), self.session.shape.max_position_embeddings
+        if total > context:
+            raise PromptError(f"prompt and text have {total} tokens, more than the model's context of {context}")
+        if not text_ids:
+            return TextScore([], [])
+        token_ids, cache = prompt_ids + text_ids, self.session.new_cache(total)
+        logprobs: list[float] = []
+        with self._lock:
+            if len(prompt_ids) > 1:
+                self.session.forward(prompt_ids[:-1], cache)
+            for start in range(len(prompt_ids) - 1, total - 1, SCORED_AT_ONCE):
+                end = min(start + SCORED_AT_ONCE, total - 1)
+                logits = self.session.forward(token_ids[start:end], cache, num_logits_to_keep=0)
+                logprobs += text_logprobs(logits, token_ids[start + 1 : end + 1])
+        return TextScore(text_ids, logprobs)
 
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        """The bundle's chat template. Raises ChatTemplateError where there is none."""
+        return ChatTemplate(self.bundle)
 
-def _rate(tokens: int, seconds: float) -> float:
-    return tokens / seconds if seconds > 0 and tokens > 0 else 0.0
+    def start(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: SamplingOptions | None = None,
+        *,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        is_cancelled: IsCancelled | None = None,
+        cache: KVCache | None = None,
+    ) -> TextStream:
+        """A stream on token ids, checked and not yet computing; with a cache it goes on from what that holds."""
+        self.session.check_token_ids(prompt_ids)
+        prompt_ids = list(prompt_ids)
+        continuation = self.continuation(prompt_ids, sampling, logits_processors=logits_processors)
+
+        def steps(new_ids: Sequence[int], cache: KVCache) -> Generator[int]:
+            return generate_step(
+                self.session,
+                new_ids,
+                max_new_tokens=continuation.limit,
+                sampler=continuation.sample,
+                logits_processors=[continuation.process],
+                cache=cache,
+                prompt_lookup=self._prompt_lookup,
+                prefill_session=self._prefill_session,
+            )
+
+        if cache is None:
+            cache = self.session.new_cache(len(prompt_ids) + continuation.limit)
+        return TextStream(continuation, prompt_ids, steps, cache, is_cancelled=is_cancelled, lock=self._lock)
+
+    def continuation(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: SamplingOptions | None = None,
+        *,
+        logits_processors: Sequence[LogitsProcessor] = (),
+    ) -> Continuation:
+        """How tokens after a prompt are drawn, and what text they make: for those who run the loop themselves."""
+        return Continuation(
+            self.session.shape,
+            self.tokenizer,
+            prompt_ids,
+            sampling or SamplingOptions(),
+            stop_token_ids=self.bundle.eos_token_ids,
+            vocabulary=lambda: self._vocabulary,
+            logits_processors=logits_processors,
+        )
+
+    @cached_property
+    def _vocabulary(self) -> GrammarVocabulary:
+        return GrammarVocabulary(self.tokenizer, self.session.shape.vocab_size)
+
+    def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        return self.tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else list(prompt)

@@ -1,47 +1,152 @@
-"""How tokens are drawn: the options, their defaults and their ranges.
+"""How text is generated: the options, with their defaults, ranges and meanings, written here and nowhere else.
 
-Stands apart from `sampling.py` so that a command line can show the defaults without loading NumPy.
+The command line and the app take them from here. Stands apart from `sampling.py` so that `--help` need not load NumPy.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from runtime.errors import OptionError
+
+INFINITY = float("inf")
+
+
+def _option(
+    default: Any,
+    meaning: str,
+    allowed: str = "",
+    holds: Callable[[Any], bool] | None = None,
+    *,
+    kind: type | None = None,
+) -> Any:
+    """A field with its default and what the command line and the app need to know of it.
+
+    Args:
+        default: a value, or a function that makes one.
+        meaning: for people, without the default.
+        allowed: the range in words, and `holds` the same as a test; NaN must fail it.
+        holds: see `allowed`.
+        kind: float or int for an option that is a number, which can be given on the command line as it is.
+    """
+    metadata = {"meaning": meaning, "allowed": allowed, "holds": holds, "kind": kind}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How tokens are drawn. Names, meanings and order are transformers'.
+    """How tokens are drawn and when a text ends. Names, meanings and order are transformers' where it has them.
 
-    Attributes:
-        temperature: logits are divided by it; 0 takes the likeliest token.
-        top_k: keep exactly the k likeliest tokens; 0 keeps all.
-        top_p: keep the smallest set of likeliest tokens whose probabilities sum to at least this; 1 keeps all.
-        min_p: drop tokens less likely than this share of the likeliest one's probability; 0 drops none.
-        repetition_penalty: see `logits_processors.repetition_penalty`; 1 is off.
-        seed: the same seed gives the same tokens; None draws a new one.
+    The order: logit_bias, repetition_penalty, frequency_penalty, presence_penalty, no_repeat_ngram_size,
+    min_new_tokens, json_schema or regex, processors of one's own, temperature, top_k, top_p, min_p, typical_p, draw.
 
     Raises:
-        OptionError: a value outside its range.
+        OptionError: a value outside its range, or both a schema and a regular expression.
     """
 
-    temperature: float = 0.7
-    top_k: int = 0
-    top_p: float = 0.95
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
+    temperature: float = _option(
+        0.7, "0 is greedy, above 1 is wilder", "0 (greedy) or above", lambda x: 0 <= x < INFINITY, kind=float
+    )
+    top_k: int = _option(
+        0, "draw among the k likeliest tokens; 0 is off", "0 (off) or above", lambda x: x >= 0, kind=int
+    )
+    top_p: float = _option(
+        0.95,
+        "draw among the likeliest tokens that hold this much probability; 1 is off",
+        "above 0 and at most 1 (off)",
+        lambda x: 0 < x <= 1,
+        kind=float,
+    )
+    min_p: float = _option(
+        0.0,
+        "drop tokens less likely than this share of the likeliest; 0 is off",
+        "at least 0 (off) and below 1",
+        lambda x: 0 <= x < 1,
+        kind=float,
+    )
+    typical_p: float = _option(
+        1.0,
+        "draw among the tokens of the most typical surprise that hold this much probability; 1 is off",
+        "above 0 and at most 1 (off)",
+        lambda x: 0 < x <= 1,
+        kind=float,
+    )
+    repetition_penalty: float = _option(
+        1.0,
+        "above 1 discourages tokens of the prompt and the output; 1 is off",
+        "above 0",
+        lambda x: 0 < x < INFINITY,
+        kind=float,
+    )
+    frequency_penalty: float = _option(
+        0.0,
+        "lowers the logit of a token by this for each time that it was generated; 0 is off",
+        "a finite number",
+        lambda x: -INFINITY < x < INFINITY,
+        kind=float,
+    )
+    presence_penalty: float = _option(
+        0.0,
+        "lowers the logit of a token by this once it was generated; 0 is off",
+        "a finite number",
+        lambda x: -INFINITY < x < INFINITY,
+        kind=float,
+    )
+    no_repeat_ngram_size: int = _option(
+        0, "no run of this many tokens occurs twice; 0 is off", "0 (off) or above", lambda x: x >= 0, kind=int
+    )
+    logit_bias: Mapping[int, float] = _option(
+        dict,
+        "added to the logit of a token; -inf forbids it",
+        "token ids with numbers below infinity",
+        lambda biases: all(bias < INFINITY for bias in biases.values()),
+    )
+    max_new_tokens: int | None = _option(
+        None,
+        "end after this many tokens; without it, after 256 or what the context has room for",
+        "at least 1",
+        lambda x: x is None or x >= 1,
+        kind=int,
+    )
+    min_new_tokens: int = _option(
+        0, "no stop token is drawn before this many tokens", "0 (off) or above", lambda x: x >= 0, kind=int
+    )
+    stop_strings: Sequence[str] = _option((), "end before this text, which is not part of the output")
+    stop_token_ids: Sequence[int] | None = _option(
+        None, "end at this token, which is not part of the output; without it, at the bundle's end-of-text tokens"
+    )
+    json_schema: str | Mapping[str, Any] | bool | None = _option(None, "the output is JSON that this schema admits")
+    regex: str | None = _option(None, "the output is matched by this regular expression, as a whole")
+    top_logprobs: int | None = _option(
+        None,
+        "tell the log-probability of every token, and of the N likeliest in its place (0: of the token alone)",
+        "at least 0",
+        lambda x: x is None or x >= 0,
+        kind=int,
+    )
+    seed: int | None = _option(
+        None, "the same seed gives the same text", "0 or above", lambda x: x is None or x >= 0, kind=int
+    )
 
     def __post_init__(self) -> None:
-        _require(0 <= self.temperature < float("inf"), "temperature", "0 (greedy) or above", self.temperature)
-        _require(self.top_k >= 0, "top_k", "0 (off) or above", self.top_k)
-        _require(0 < self.top_p <= 1, "top_p", "above 0 and at most 1 (off)", self.top_p)
-        _require(0 <= self.min_p < 1, "min_p", "at least 0 (off) and below 1", self.min_p)
-        _require(0 < self.repetition_penalty < float("inf"), "repetition_penalty", "above 0", self.repetition_penalty)
-        _require(self.seed is None or self.seed >= 0, "seed", "0 or above", self.seed)
+        for option in fields(self):
+            holds, value = option.metadata["holds"], getattr(self, option.name)
+            if holds is not None and not holds(value):
+                raise OptionError(f"{option.name} must be {option.metadata['allowed']}, not {value}")
+        for name in ("stop_strings", "stop_token_ids"):
+            value = getattr(self, name)
+            if value is not None:
+                if isinstance(value, str):
+                    raise OptionError(f"{name} must be a sequence of strings, not one string: give [{value!r}]")
+                object.__setattr__(self, name, tuple(value))
+        if self.json_schema is not None and self.regex is not None:
+            raise OptionError("json_schema and regex exclude each other; give one")
 
 
-def _require(holds: bool, name: str, allowed: str, value: object) -> None:
-    if not holds:  # NaN fails every comparison, so it ends here too
-        raise OptionError(f"{name} must be {allowed}, not {value}")
+def meaning(name: str) -> str:
+    """What an option means, for a help text."""
+    return str(next(option for option in fields(SamplingOptions) if option.name == name).metadata["meaning"])

@@ -12,7 +12,7 @@ row, so open the session with `steady=True` where the very same tokens matter (d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from runtime.choice import Choice
 from runtime.kv_cache import KVCache
@@ -21,8 +21,13 @@ from runtime.session import DecoderSession
 
 
 def speculate(
-    session: DecoderSession, prompt_ids: Sequence[int], limit: int, choose: Choice, cache: KVCache
-) -> Iterator[int]:
+    session: DecoderSession,
+    prompt_ids: Sequence[int],
+    limit: int,
+    choose: Choice,
+    cache: KVCache,
+    prefill_session: DecoderSession,
+) -> Generator[int]:
     """`generate_step` with guesses from a PromptLookup: N tokens cost one prefill and at most N - 1 passes.
 
     Args:
@@ -31,9 +36,10 @@ def speculate(
         limit: new tokens.
         choose: makes tokens of logits.
         cache: holds what stands before the prompt, in which is looked up too.
+        prefill_session: runs the prompt.
     """
     lookup = PromptLookup([*cache.token_ids, *prompt_ids])
-    token_id = choose(session.forward(prompt_ids, cache)[0])
+    token_id = choose(prefill_session.forward(prompt_ids, cache)[0])
     lookup.push(token_id)
     produced = 1
     yield token_id

@@ -16,11 +16,15 @@ from runtime.bundle import Bundle
 from runtime.errors import OptionError, PromptError
 from runtime.sampling_options import SamplingOptions
 
-REQUEST = Request("The mouse", "int8", 20, (), SamplingOptions(seed=1))
+REQUEST = Request("The mouse", "int8", SamplingOptions(seed=1, max_new_tokens=20))
 
 
 def continue_(models: Models, request: Request, *, update_seconds: float = 0) -> Iterator[Progress]:
     return stream(models, request, threading.Event(), update_seconds=update_seconds)
+
+
+def with_options(**options) -> Request:
+    return replace(REQUEST, sampling=replace(REQUEST.sampling, **options))
 
 
 def every_update(models: Models, request: Request) -> list[Progress]:
@@ -30,7 +34,7 @@ def every_update(models: Models, request: Request) -> list[Progress]:
 def test_text_only_grows_and_the_end_is_the_runtimes_own_text(models: Models) -> None:
     updates = every_update(models, REQUEST)
     texts = [update.generation.text for update in updates]
-    expected = models.get("int8").generate("The mouse", sampling=REQUEST.sampling, max_new_tokens=20)
+    expected = models.get("int8").generate("The mouse", REQUEST.sampling)
     assert all(later.startswith(earlier) for earlier, later in pairwise(texts))
     assert texts[-1] == expected.text
     assert updates[-1].generation.token_ids == expected.token_ids
@@ -49,7 +53,7 @@ def test_updates_are_no_faster_than_asked_for(models: Models) -> None:
 def test_times_are_of_the_model_and_not_of_the_reader(models: Models, forward_calls) -> None:
     forward_calls.delay_seconds = 0.01
     updates = []
-    for update in continue_(models, replace(REQUEST, max_new_tokens=3)):
+    for update in continue_(models, with_options(max_new_tokens=3)):
         updates.append(update)
         threading.Event().wait(0.2)  # a slow browser
     assert 0.01 <= updates[0].generation.time_to_first_token_seconds < 0.2
@@ -62,7 +66,8 @@ def test_stop_ends_the_computation_before_the_next_token(models: Models, forward
     first = next(updates)
     stop.set()
     (last,) = updates
-    assert (last.finish_reason, last.generation) == ("cancelled", first.generation)
+    assert last.finish_reason == last.generation.finish_reason == "cancelled"
+    assert last.generation.token_ids == first.generation.token_ids
     assert forward_calls.count == 1
 
 
@@ -104,7 +109,7 @@ def test_two_interleaved_generations_are_each_as_if_alone(models: Models) -> Non
 
 def test_max_new_tokens_is_cut_to_the_room_left(models: Models) -> None:
     context = models.bundle.shape.max_position_embeddings
-    last = every_update(models, replace(REQUEST, max_new_tokens=context * 10))[-1]
+    last = every_update(models, with_options(max_new_tokens=context * 10))[-1]
     assert last.limit_tokens == last.generation.new_tokens == context - last.generation.prompt_tokens
     assert last.finish_reason == "length"
 
@@ -122,7 +127,7 @@ def test_an_empty_prompt_starts_from_bos(models: Models) -> None:
 def test_stop_strings_end_the_text(models: Models) -> None:
     text = every_update(models, REQUEST)[-1].generation.text
     stop = text[len(text) // 2]
-    last = every_update(models, replace(REQUEST, stop_strings=(stop,)))[-1]
+    last = every_update(models, with_options(stop_strings=(stop,)))[-1]
     assert last.generation.text == text[: text.index(stop)]
     assert last.finish_reason == "stop"
 

@@ -125,7 +125,7 @@ def bundles(tmp_path_factory):
 def test_our_runtime_runs_it_with_a_growing_cache_and_the_same_text(bundles):
     assert not DecoderSession(Bundle.open(bundles[1]), "fp32").in_place
     ordinary, portable = (
-        LanguageModel.load(bundle, precision="fp32").generate("The cat", sampling=SamplingOptions(temperature=0))
+        LanguageModel.load(bundle, precision="fp32").generate("The cat", SamplingOptions(temperature=0))
         for bundle in bundles
     )
     assert portable.token_ids == ordinary.token_ids

@@ -14,6 +14,7 @@ import pytest
 
 from runtime import LanguageModel
 from runtime.__main__ import main
+from runtime.session import DecoderSession
 from runtime.tokenizer import Tokenizer
 from tests.runtime.files import edit_json
 
@@ -41,7 +42,9 @@ def tokenizers(tiny_bundle: Path, request: pytest.FixtureRequest) -> Callable[[s
         folder = request.getfixturevalue("shared_data") / folders[name] if name in folders else tiny_bundle
         config = json.loads((folder / "config.json").read_text())
         # A tokenizer needs no graph, so these need not be whole bundles.
-        shape = SimpleNamespace(vocab_size=config["vocab_size"])
+        shape = SimpleNamespace(
+            vocab_size=config["vocab_size"], max_position_embeddings=config["max_position_embeddings"]
+        )
         return Tokenizer(SimpleNamespace(folder=folder, shape=shape, bos_token_id=config["bos_token_id"]))
 
     return load
@@ -70,3 +73,17 @@ def stdin(monkeypatch):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(contents), encoding="utf-8"))
 
     return give
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How many tokens each forward ran, in order."""
+    counted = []
+    forward = DecoderSession.forward
+
+    def counting(self, token_ids, cache, **options):
+        counted.append(len(token_ids))
+        return forward(self, token_ids, cache, **options)
+
+    monkeypatch.setattr(DecoderSession, "forward", counting)
+    return counted

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from runtime import Bundle, LanguageModel, SamplingOptions
+from runtime import Bundle, ChatSession, LanguageModel
 from runtime.chat_template import ChatTemplate
 from runtime.errors import ChatTemplateError, MissingDependencyError
 from tests.runtime.files import edit_json
+from tests.runtime.options import greedy
 
 CHATS = [
     [{"role": "user", "content": "Hi"}],
@@ -58,11 +59,10 @@ def test_the_ids_of_a_chat_are_those_of_transformers(tiny_bundle, tiny_model):
 
 
 def test_a_chat_continues_its_rendered_prompt(tiny_model):
-    greedy = SamplingOptions(temperature=0)
     prompt = ChatTemplate(tiny_model.bundle).render(CHATS[0])
     ids = tiny_model.tokenizer.encode(prompt, add_special_tokens=False)
-    expected = tiny_model.generate(ids, sampling=greedy, max_new_tokens=20).text
-    pieces = tiny_model.chat(CHATS[0], sampling=greedy, max_new_tokens=20)
+    expected = tiny_model.generate(ids, greedy(max_new_tokens=20)).text
+    pieces = tiny_model.chat(CHATS[0], greedy(max_new_tokens=20))
     assert "".join(piece.text for piece in pieces) == expected
 
 
@@ -71,23 +71,92 @@ def test_a_chat_continues_its_rendered_prompt(tiny_model):
     [
         "messages.__class__",
         "messages.__class__.__mro__[1].__subclasses__()",
+        "messages['__class__']",
+        "messages[0]['content'].__init__",
         "''.__class__.__base__.__subclasses__()",
         "cycler.__init__.__globals__.os.popen('id').read()",
         "raise_exception.__globals__['__builtins__']",
         "strftime_now.__globals__",
         "messages.append(1)",
+        "messages.pop()",
+        "messages[0].update(role='x')",
         "'{0.__class__}'.format(messages)",
+        "'{0.__class__}'.format_map(messages)",
         "messages|attr('__class__')",
+        "messages|map(attribute='__class__')|list",
         "range(10 ** 9)|list",
     ],
 )
-def test_a_template_cannot_reach_python(expression, broken_bundle):
+def test_a_template_that_reaches_for_python_is_an_error(expression, broken_bundle):
     template = with_template(broken_bundle, "before {{ " + expression + " }} after")
-    try:
-        text = template.render(CHATS[0])
-    except ChatTemplateError:
-        return
-    assert text == "before  after"  # an attribute that the sandbox denies is undefined, and prints as nothing
+    messages = [dict(message) for message in CHATS[0]]
+    with pytest.raises(ChatTemplateError):
+        template.render(messages)
+    assert messages == CHATS[0]
+
+
+TURNS = "{% for a in range(99999) %}{% for b in range(99999) %}BODY{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        TURNS.replace("BODY", ""),
+        TURNS.replace("BODY", "x"),
+        TURNS.replace("BODY", "{% if b < 0 %}x{% endif %}"),
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        "{% for a in [1, 2] recursive %}{{ loop([1, 2]) if loop.depth < 60 }}{% endfor %}",
+        "{% for a in range(9999) %}{% for b in (range(9999) | map('string')) %}{% endfor %}{% endfor %}",
+    ],
+    ids=["empty", "text", "condition", "macro", "recursive", "filter"],
+)
+def test_a_template_that_loops_is_an_error_within_seconds(source, broken_bundle, monkeypatch):
+    monkeypatch.setattr("runtime.template_sandbox.MAX_STEPS", 20_000)
+    with pytest.raises(ChatTemplateError, match="too much work"):
+        with_template(broken_bundle, source).render(CHATS[0])
+
+
+def test_a_template_that_takes_too_long_is_an_error_however_few_its_steps(broken_bundle, monkeypatch):
+    monkeypatch.setattr("runtime.template_sandbox.MAX_SECONDS", 0.05)
+    source = "{% set long = 'ab' * 1000000 %}{% for a in range(9999) %}{% set x = long | upper %}{% endfor %}"
+    with pytest.raises(ChatTemplateError, match="too much work"):
+        with_template(broken_bundle, source).render(CHATS[0])
+
+
+DOUBLING = "{% set ns = namespace(x='ab') %}{% for _ in range(60) %}BODY{% endfor %}{{ ns.x }}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'a' * 10 ** 11 }}",
+        "{{ [1] * 10 ** 11 }}",
+        "{{ 10 ** 10000000000 }}",
+        "{{ 'a' | center(10 ** 11) }}",
+        "{{ 'a'.ljust(10 ** 11) }}",
+        "{{ '%99999999999d' % 1 }}",
+        "{{ '%99999999999d' | format(1) }}",
+        "{{ '{:>99999999999}'.format(1) }}",
+        "{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}",
+        "{{ ('a' * 1000000) | replace('a', 'b' * 1000000) }}",
+        DOUBLING.replace("BODY", "{% set ns.x = ns.x ~ ns.x %}"),
+        DOUBLING.replace("BODY", "{% set ns.x = ns.x + ns.x %}"),
+        DOUBLING.replace("BODY", "{% set ns.x = (ns.x ~ ns.x) or '' %}"),
+        DOUBLING.replace("BODY", "{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}"),
+        "{% macro f(x) %}{{ x }}{{ x }}{% endmacro %}" + DOUBLING.replace("BODY", "{% set ns.x = f(ns.x) %}"),
+        "{% set x = 'a' * 1000000 %}{% for _ in range(99999) %}{{ x }}{% endfor %}",
+    ],
+)
+def test_a_template_that_makes_something_enormous_is_an_error(source, broken_bundle):
+    with pytest.raises(ChatTemplateError, match="far too large"):
+        with_template(broken_bundle, source).render(CHATS[0])
+
+
+def test_a_long_conversation_is_far_from_the_bounds(broken_bundle):
+    template = with_template(broken_bundle, None)
+    messages = [{"role": ("user", "assistant")[n % 2], "content": "a word " * 500} for n in range(2000)]
+    assert len(template.render(messages)) > 2000 * 3500
+    assert template.render(CHATS[0]) == template.render(CHATS[0])  # each rendering has a budget of its own
 
 
 @pytest.mark.parametrize(
@@ -116,7 +185,7 @@ def test_a_template_that_does_not_parse_is_refused_at_opening(source, broken_bun
 def test_a_bundle_without_a_template_says_that_it_cannot_chat(value, broken_bundle):
     edit_json(broken_bundle / "tokenizer_config.json", chat_template=value)
     model = LanguageModel.load(broken_bundle)
-    for call in (model.check_chat, lambda: model.chat(CHATS[0])):
+    for call in (lambda: model.chat_template, lambda: model.chat(CHATS[0]), lambda: ChatSession(model)):
         with pytest.raises(ChatTemplateError, match="no chat template"):
             call()
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import pytest
 
-from runtime import Chunk
+from runtime import Chunk, SamplingOptions
 from runtime.bench import BenchRow
 from tests.runtime.files import edit_json, fails
 
@@ -21,12 +22,6 @@ GENERATE_KEYS = {
     "prefill_tokens_per_second",
     "decode_tokens_per_second",
 }
-
-
-@pytest.fixture(autouse=True)
-def quick_bandwidth(monkeypatch):
-    """The real one reads 256 MB several times."""
-    monkeypatch.setattr("runtime.bench_sweep.read_bandwidth", lambda threads: threads * 1e9)
 
 
 @pytest.mark.parametrize("prompt", ["", "the cat", "a naïve 😀"])
@@ -62,6 +57,64 @@ def test_stop_strings_end_the_printed_text(run, tiny_bundle):
     assert result["finish_reason"] == "stop"
 
 
+def test_log_probabilities_come_with_the_json_or_on_stderr(run, tiny_bundle):
+    options = ["--prompt", "the", "--greedy", "--max-new-tokens", "4", "--top-logprobs", "2"]
+    result = json.loads(run("generate", tiny_bundle, *options, "--json")[1])
+    assert set(result) == GENERATE_KEYS | {"logprobs"}
+    assert [entry["token_id"] for entry in result["logprobs"]] == result["token_ids"]
+    for entry in result["logprobs"]:
+        assert set(entry) == {"token_id", "text", "logprob", "top"}
+        assert entry["logprob"] < 0
+        assert [set(other) for other in entry["top"]] == [{"token_id", "text", "logprob"}] * 2
+    _, out, err = run("generate", tiny_bundle, *options)
+    assert out == result["text"] + "\n"
+    assert err.count("\n") == result["new_tokens"]
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_help_has_every_option_with_the_runtimes_default_and_meaning(command, run):
+    code, out, _ = run(command, "--help")
+    words = " ".join(out.split())
+    assert code == 0
+    for option in fields(SamplingOptions):
+        assert " ".join(option.metadata["meaning"].split())[:30] in words
+        if isinstance(option.default, (int, float)):
+            assert f"--{option.name.replace('_', '-')} " in words
+            assert f"(default {option.default})" in words
+
+
+def test_every_option_reaches_the_model(run, tiny_bundle, monkeypatch, tmp_path):
+    taken = []
+
+    def stream(self, prompt, sampling, **_):
+        taken.append(sampling)
+        return iter([Chunk("", None, "stop")])
+
+    monkeypatch.setattr("runtime.language_model.LanguageModel.stream", stream)
+    (tmp_path / "schema.json").write_text("{}")
+    expected = {
+        "temperature": 0.5,
+        "top_k": 3,
+        "top_p": 0.5,
+        "min_p": 0.25,
+        "typical_p": 0.75,
+        "repetition_penalty": 1.5,
+        "frequency_penalty": -0.5,
+        "presence_penalty": 0.5,
+        "no_repeat_ngram_size": 3,
+        "max_new_tokens": 9,
+        "min_new_tokens": 2,
+        "top_logprobs": 1,
+        "seed": 7,
+    }
+    numbers = [f"--{name.replace('_', '-')}={value}" for name, value in expected.items()]
+    others = ["--logit-bias=3=-inf", "--logit-bias", "4=1.5", "--stop", "a", "--stop", "b", "--stop-token-id", "5"]
+    assert run("generate", tiny_bundle, *numbers, *others, "--json-schema", tmp_path / "schema.json")[0] == 0
+    more = {"logit_bias": {3: float("-inf"), 4: 1.5}, "stop_strings": ("a", "b"), "stop_token_ids": (5,)}
+    assert taken == [SamplingOptions(**expected, **more, json_schema="{}")]
+    assert run("generate", tiny_bundle, "--logit-bias", "4")[0] == 2
+
+
 def test_bench_json_is_a_row_for_each_precision(run, tiny_bundle):
     sizes = ["--prompt-tokens", "16", "--new-tokens", "4", "--depth", "8", "--repeats", "2", "--threads", "1"]
     code, out, err = run("bench", tiny_bundle, *sizes, "--json")
@@ -83,43 +136,6 @@ def test_bench_prints_a_table_that_fits_the_context_by_itself(run, tiny_bundle):
     assert code == 0
     assert header.split()[0] == "precision"
     assert row.split()[:4] == ["fp32", row.split()[1], "0", "96"]
-
-
-def test_chat_answers_every_line_of_stdin(run, stdin, tiny_bundle):
-    stdin(b"hello\n\n   \nand you?\nlast line without an end")
-    code, out, err = run("chat", tiny_bundle, "--greedy", "--max-new-tokens", "3", "--system", "Be brief.")
-    assert (code, err) == (0, "")
-    assert out.count("\n") >= 3
-
-
-def test_ctrl_c_stops_the_answer_and_not_the_chat(run, stdin, tiny_bundle, monkeypatch):
-    asked = []
-
-    def interrupted(self, messages, **_):
-        asked.append([message["content"] for message in messages])
-        yield Chunk("half an ans")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("runtime.language_model.LanguageModel.chat", interrupted)
-    stdin(b"one\ntwo\n")
-    assert run("chat", tiny_bundle) == (0, "half an ans [stopped]\n" * 2, "")
-    assert asked == [["one"], ["one", "half an ans", "two"]]
-
-
-def test_chat_without_input_says_nothing(run, stdin, tiny_bundle):
-    stdin(b"")
-    assert run("chat", tiny_bundle) == (0, "", "")
-
-
-def test_chat_with_a_model_that_cannot_says_so_before_the_first_question(run, stdin, broken_bundle):
-    edit_json(broken_bundle / "tokenizer_config.json", chat_template=None)
-    stdin(b"hello\n")
-    fails(run("chat", broken_bundle), "no chat template", "generate")
-
-
-def test_a_chat_longer_than_the_context_is_an_error(run, stdin, tiny_bundle):
-    stdin(b"x" * 500 + b"\n")
-    fails(run("chat", tiny_bundle, "--greedy"), "context is 192")
 
 
 @pytest.mark.parametrize("command", [["chat"], ["generate", "--prompt", "-"]])
@@ -145,6 +161,13 @@ def test_an_error_of_many_lines_is_printed_as_one(run, stdin, broken_bundle):
         (["--top-p", "nan"], "top_p must be"),
         (["--min-p", "1"], "min_p must be"),
         (["--repetition-penalty", "0"], "repetition_penalty must be"),
+        (["--typical-p", "0"], "typical_p must be"),
+        (["--frequency-penalty", "nan"], "frequency_penalty must be"),
+        (["--no-repeat-ngram-size", "-1"], "no_repeat_ngram_size must be"),
+        (["--logit-bias", "320=1"], "logit_bias has a token id 320"),
+        (["--stop-token-id", "320"], "stop_token_ids must lie in"),
+        (["--min-new-tokens", "300"], "min_new_tokens 300 is more than"),
+        (["--top-logprobs", "-1"], "top_logprobs must be"),
         (["--seed", "-1"], "seed must be"),
         (["--greedy", "--temperature", "1"], "--greedy and --temperature contradict"),
         (["--max-new-tokens", "0"], "max_new_tokens must be at least 1"),

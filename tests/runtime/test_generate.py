@@ -7,29 +7,14 @@ import pytest
 from runtime import Bundle, Chunk, LanguageModel, SamplingOptions
 from runtime.errors import NumericError, OptionError, PromptError
 from runtime.generate import DEFAULT_MAX_NEW_TOKENS, generate_step
-from runtime.session import DecoderSession
+from tests.runtime.options import endless, greedy
 
-GREEDY = SamplingOptions(temperature=0)
 CONTEXT = 192
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """How many tokens each forward ran, in order."""
-    counted = []
-    forward = DecoderSession.forward
-
-    def counting(self, token_ids, cache, **options):
-        counted.append(len(token_ids))
-        return forward(self, token_ids, cache, **options)
-
-    monkeypatch.setattr(DecoderSession, "forward", counting)
-    return counted
 
 
 @pytest.mark.parametrize("new_tokens", [1, 2, 17])
 def test_n_tokens_cost_one_prefill_and_n_minus_1_decodes(new_tokens, tiny_model, calls):
-    result = tiny_model.generate([5, 6, 7], sampling=GREEDY, max_new_tokens=new_tokens, stop_token_ids=())
+    result = tiny_model.generate([5, 6, 7], endless(max_new_tokens=new_tokens))
     assert result.new_tokens == new_tokens
     assert result.finish_reason == "length"
     assert calls == [3] + [1] * (new_tokens - 1)
@@ -37,27 +22,26 @@ def test_n_tokens_cost_one_prefill_and_n_minus_1_decodes(new_tokens, tiny_model,
 
 @pytest.mark.parametrize("position", [0, 1, 5])
 def test_nothing_is_computed_after_a_stop_token(position, tiny_model, calls):
-    ids = tiny_model.generate([5, 6], sampling=GREEDY, max_new_tokens=20, stop_token_ids=()).token_ids
+    ids = tiny_model.generate([5, 6], endless(max_new_tokens=20)).token_ids
     stop = ids[position]
     first = ids.index(stop)
     calls.clear()
-    result = tiny_model.generate([5, 6], sampling=GREEDY, max_new_tokens=20, stop_token_ids=[stop])
+    result = tiny_model.generate([5, 6], greedy(max_new_tokens=20, stop_token_ids=[stop]))
     assert result.token_ids == ids[:first]  # without the one that stopped it
     assert result.finish_reason == "stop"
     assert calls == [2] + [1] * first
 
 
 def test_nothing_is_computed_after_a_stop_string(tiny_model, calls):
-    options = {"sampling": GREEDY, "max_new_tokens": 40, "stop_token_ids": ()}
-    text = tiny_model.generate("the mouse", **options).text
+    text = tiny_model.generate("the mouse", endless(max_new_tokens=40)).text
     calls.clear()
-    result = tiny_model.generate("the mouse", **options, stop_strings=[text[4:6]])
+    result = tiny_model.generate("the mouse", endless(max_new_tokens=40, stop_strings=[text[4:6]]))
     assert result.finish_reason == "stop"
     assert len(calls) == result.new_tokens < 40
 
 
 def test_nothing_is_computed_before_the_first_chunk_is_asked_for_or_after_the_stream_is_closed(tiny_model, calls):
-    stream = tiny_model.stream("the mouse", sampling=GREEDY, max_new_tokens=40, stop_token_ids=())
+    stream = tiny_model.stream("the mouse", endless(max_new_tokens=40))
     assert calls == []
     next(stream)
     next(stream)
@@ -68,8 +52,8 @@ def test_nothing_is_computed_before_the_first_chunk_is_asked_for_or_after_the_st
 
 
 def test_only_the_last_chunk_has_a_finish_reason(tiny_model):
-    for stop_ids in ((), (tiny_model.generate("a", sampling=GREEDY, max_new_tokens=9).token_ids[4],)):
-        chunks = list(tiny_model.stream("a", sampling=GREEDY, max_new_tokens=9, stop_token_ids=stop_ids))
+    for stop_ids in ((), (tiny_model.generate("a", greedy(max_new_tokens=9)).token_ids[4],)):
+        chunks = list(tiny_model.stream("a", greedy(max_new_tokens=9, stop_token_ids=stop_ids)))
         assert [chunk.finish_reason is not None for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
 
 
@@ -77,34 +61,35 @@ def test_only_the_last_chunk_has_a_finish_reason(tiny_model):
 def test_the_pieces_of_a_stream_join_to_the_text_of_its_ids(prompt, tiny_model):
     prompt_ids = tiny_model.tokenizer.encode(prompt)
     for seed in range(10):
-        sampling = SamplingOptions(temperature=1.5, seed=seed)
-        result = tiny_model.generate(prompt, sampling=sampling, max_new_tokens=50, stop_token_ids=())
+        sampling = SamplingOptions(temperature=1.5, seed=seed, max_new_tokens=50, stop_token_ids=())
+        result = tiny_model.generate(prompt, sampling)
         assert prompt + result.text == tiny_model.tokenizer.decode(prompt_ids + result.token_ids)
 
 
 def test_a_word_that_continues_the_prompt_keeps_its_space(stories260k_bundle):
     model = LanguageModel.load(stories260k_bundle, precision="fp32")
     for prompt in ("Once upon a", "Lily saw", "Tom had a red"):
-        result = model.generate(prompt, sampling=GREEDY, max_new_tokens=8)
+        result = model.generate(prompt, greedy(max_new_tokens=8))
         ids = model.tokenizer.encode(prompt) + result.token_ids
         assert prompt + result.text == model.tokenizer.decode(ids)
         assert result.text.startswith(" ")
 
 
 def test_what_was_held_back_for_a_stop_string_comes_at_the_end(tiny_model):
-    options = {"sampling": GREEDY, "max_new_tokens": 20, "stop_token_ids": ()}
-    whole = tiny_model.generate("the mouse", **options)
-    held = tiny_model.generate("the mouse", **options, stop_strings=[whole.text[-3:] + " and what never comes"])
+    whole = tiny_model.generate("the mouse", endless(max_new_tokens=20))
+    never = whole.text[-3:] + " and what never comes"
+    held = tiny_model.generate("the mouse", endless(max_new_tokens=20, stop_strings=[never]))
     assert held.text == whole.text
     assert held.finish_reason == "length"
-    stop = tiny_model.generate("the mouse", **(options | {"stop_token_ids": whole.token_ids[-1:]}), stop_strings=["?!"])
+    ending = greedy(max_new_tokens=20, stop_token_ids=whole.token_ids[-1:], stop_strings=["?!"])
+    stop = tiny_model.generate("the mouse", ending)
     assert stop.text == tiny_model.tokenizer.decode(stop.token_ids)
 
 
 def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(tiny_model):
     def tokens(seed):
-        sampling = SamplingOptions(temperature=1.0, seed=seed)
-        return tiny_model.generate("the", sampling=sampling, max_new_tokens=30, stop_token_ids=()).token_ids
+        sampling = SamplingOptions(temperature=1.0, seed=seed, max_new_tokens=30, stop_token_ids=())
+        return tiny_model.generate("the", sampling).token_ids
 
     assert tokens(1) == tokens(1)
     assert tokens(1) != tokens(2)
@@ -139,10 +124,10 @@ def test_processors_see_the_ids_so_far_and_run_in_order(tiny_model):
 
 
 def test_without_a_limit_the_context_or_256_is_the_limit(tiny_model, stories260k_bundle):
-    result = tiny_model.generate(list(range(10, 30)), sampling=GREEDY, stop_token_ids=())
+    result = tiny_model.generate(list(range(10, 30)), endless())
     assert result.new_tokens == CONTEXT - 20
     large = LanguageModel.load(stories260k_bundle, precision="fp32")
-    assert large.generate("", sampling=GREEDY, stop_token_ids=()).new_tokens == DEFAULT_MAX_NEW_TOKENS == 256
+    assert large.generate("", endless()).new_tokens == DEFAULT_MAX_NEW_TOKENS == 256
 
 
 @pytest.mark.parametrize("prompt_ids", [[], [-1], [320], [5, 2**31], [2**70], [-(2**70)], [1.5], ["a"], [None]])
@@ -159,7 +144,7 @@ def test_a_prompt_without_room_for_a_new_token_is_refused_with_both_numbers(size
 
 
 def test_a_prompt_with_room_for_one_token_gets_one(tiny_model):
-    assert tiny_model.generate([7] * (CONTEXT - 1), sampling=GREEDY, stop_token_ids=()).new_tokens == 1
+    assert tiny_model.generate([7] * (CONTEXT - 1), endless()).new_tokens == 1
 
 
 @pytest.mark.parametrize(
@@ -168,7 +153,7 @@ def test_a_prompt_with_room_for_one_token_gets_one(tiny_model):
 )
 def test_max_new_tokens_beyond_its_range_is_refused_at_the_call(max_new_tokens, words, tiny_model):
     with pytest.raises(OptionError, match=rf"max_new_tokens.*{words}"):
-        tiny_model.stream([4, 5, 6, 7], max_new_tokens=max_new_tokens)
+        tiny_model.stream([4, 5, 6, 7], SamplingOptions(max_new_tokens=max_new_tokens))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -177,10 +162,10 @@ def test_a_model_that_gives_nan_says_so(temperature, tiny_bundle, monkeypatch):
     forward = model.session.forward
     monkeypatch.setattr(model.session, "forward", lambda ids, cache: forward(ids, cache) * float("nan"))
     with pytest.raises(NumericError, match="NaN"):
-        model.generate("the", sampling=SamplingOptions(temperature=temperature))
+        model.generate("the", SamplingOptions(temperature=temperature))
 
 
 def test_an_end_of_text_id_of_the_bundle_stops(tiny_bundle, tiny_model, monkeypatch):
     assert Bundle.open(tiny_bundle).eos_token_ids == {0, 2}
-    monkeypatch.setattr("runtime.language_model.make_sampler", lambda options: lambda logits: 2)
+    monkeypatch.setattr("runtime.continuation.make_sampler", lambda options: lambda logits: 2)
     assert list(tiny_model.stream("the")) == [Chunk("", None, "stop")]

@@ -6,10 +6,9 @@ import json
 
 import pytest
 
-from runtime import LanguageModel, SamplingOptions
+from runtime import LanguageModel
 from runtime.__main__ import main
-
-GREEDY = SamplingOptions(temperature=0)
+from tests.runtime.options import greedy
 
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["llama2.c", "transformers"])
@@ -24,7 +23,7 @@ def stories_model(stories260k_bundle):
 
 def test_greedy_ids_and_text_are_the_golden_ones(case, stories_model):
     new_ids = case["ids"][len(case["prompt_ids"]) :]
-    result = stories_model.generate(case["prompt"], sampling=GREEDY, max_new_tokens=len(new_ids))
+    result = stories_model.generate(case["prompt"], greedy(max_new_tokens=len(new_ids)))
     assert stories_model.tokenizer.encode(case["prompt"]) == case["prompt_ids"]
     assert result.token_ids == new_ids
     assert case["prompt"] + result.text == case["text"]
@@ -42,5 +41,5 @@ def test_the_command_prints_exactly_the_golden_text(case, stories260k_bundle, ca
 @pytest.mark.parametrize("precision", ["int8", "q8"])
 def test_int8_text_begins_as_the_golden_one(precision, stories260k_bundle, stories_model):
     quantized = LanguageModel.load(stories260k_bundle, precision=precision)
-    expected, found = (m.generate("", sampling=GREEDY, max_new_tokens=16).text for m in (stories_model, quantized))
+    expected, found = (m.generate("", greedy(max_new_tokens=16)).text for m in (stories_model, quantized))
     assert found == expected

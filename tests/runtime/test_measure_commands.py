@@ -152,3 +152,20 @@ def test_batch_reads_stdin(run, stdin, tiny_bundle):
     code, out, _ = run("batch", tiny_bundle, "-", "--max-new-tokens", "2", "--greedy")
     assert code == 0
     assert json.loads(out)["new_tokens"] == 2
+
+
+def test_batch_takes_the_options_of_generate(run, tiny_bundle, tmp_path):
+    """Stop strings, penalties and lengths of a row are those of the same text by itself."""
+    prompts = ["the cat", "a", "the mouse and the cat"]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("\n".join(json.dumps({"prompt": prompt}) for prompt in prompts))
+    options = ["--stop", "e", "--repetition-penalty", "1.3", "--min-new-tokens", "2", "--max-new-tokens", "30"]
+    code, out, _ = run("batch", tiny_bundle, file, "--greedy", "--precision", "int8", *options)
+    assert code == 0
+    for prompt, line in zip(prompts, map(json.loads, out.splitlines()), strict=True):
+        alone = run("generate", tiny_bundle, "--prompt", prompt, "--greedy", "--precision", "int8", *options, "--json")[
+            1
+        ]
+        for key in ("completion", "token_ids", "finish_reason", "prompt_tokens"):
+            assert line[key] == json.loads(alone)[key]
+        assert "e" not in line["completion"]

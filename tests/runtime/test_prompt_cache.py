@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runtime import Bundle, DecoderSession
+from runtime import Bundle, DecoderSession, LanguageModel, SamplingOptions
 from runtime.generate import generate_step
 from runtime.kv_cache import KVCache
 from runtime.prompt_cache import PromptCache
@@ -109,3 +109,18 @@ def test_a_cache_of_one_session_goes_on_in_another_of_the_bundle(tiny_bundle):
     expected = second.forward(ids, fresh)
     assert cache.token_ids == fresh.token_ids == ids
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_a_prompt_may_be_run_by_another_precision_over_the_same_cache(tiny_bundle):
+    """The tokens are those of a prefill by one session and decodes by the other."""
+    model = LanguageModel.load(tiny_bundle, precision="int8", prefill_precision="fp32")
+    fp32 = DecoderSession(Bundle.open(tiny_bundle), "fp32")
+    prompt_ids = model.tokenizer.encode("the cat and the mouse")
+    cache = fp32.new_cache()
+    token_ids = [int(fp32.forward(prompt_ids, cache)[0].argmax())]
+    while len(token_ids) < 12:
+        token_ids.append(int(model.session.forward(token_ids[-1:], cache)[0].argmax()))
+    options = SamplingOptions(temperature=0, max_new_tokens=12, stop_token_ids=[])
+    assert model.generate(prompt_ids, options).token_ids == token_ids
+    same = LanguageModel.load(tiny_bundle, precision="fp32", prefill_precision="fp32")
+    assert same.generate(prompt_ids, options).new_tokens == 12

@@ -9,7 +9,7 @@ import pytest
 
 from runtime import SamplingOptions
 from runtime.errors import NumericError, OptionError
-from runtime.sampling import distribution, greedy, make_sampler
+from runtime.sampling import _draw, distribution, greedy, make_sampler
 
 OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 FOUR = np.log(np.array([0.1, 0.4, 0.2, 0.3], np.float32))
@@ -53,6 +53,10 @@ def random_logits(vocab_size, seed):
         ({"top_k": 3, "top_p": 0.7}, [0, 4 / 7, 0, 3 / 7]),  # of the three, 0.4 / 0.9 + 0.3 / 0.9 = 0.78
         ({"top_p": 0.95, "min_p": 0.6}, [0, 4 / 7, 0, 3 / 7]),
         ({"temperature": 0.5, "top_p": 0.8}, [0, 16 / 25, 0, 9 / 25]),  # 16/30 + 9/30 = 0.83
+        # The entropy is 1.28 nats; -ln p is 2.30, 0.92, 1.61, 1.20: the nearest are the fourth, the third, the second.
+        ({"typical_p": 0.2}, [0, 0, 0, 1]),
+        ({"typical_p": 0.4}, [0, 0, 0.4, 0.6]),
+        ({"typical_p": 0.8}, [0, 4 / 9, 2 / 9, 3 / 9]),
     ],
 )
 def test_four_tokens_have_the_distribution_worked_out_by_hand(changes, expected):
@@ -91,6 +95,7 @@ def test_top_p_by_a_short_list_keeps_what_a_full_sort_keeps(spread, top_p):
     mass = np.cumsum(probabilities[order]) / probabilities.sum()
     expected = order[: np.searchsorted(mass, top_p) + 1]
     ids, kept = distribution(logits, options(top_p=top_p))
+    ids = ids[np.argsort(-logits[ids], kind="stable")]
     # The sum of 49,152 float32 numbers may round past a token at the limit.
     assert abs(len(ids) - len(expected)) <= max(1, len(expected) // 20_000)
     shared = min(len(ids), len(expected))
@@ -123,7 +128,9 @@ def test_the_same_seed_draws_the_same_tokens_and_another_seed_others():
     assert drawn(None) != drawn(None)
 
 
-@pytest.mark.parametrize("changes", [{}, {"top_k": 12}, {"top_p": 0.8}, {"min_p": 0.2}, {"temperature": 2.0}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"top_k": 12}, {"top_p": 0.8}, {"min_p": 0.2}, {"typical_p": 0.5}, {"temperature": 2.0}]
+)
 def test_draws_follow_the_distribution(changes):
     logits, draws = random_logits(30, 7) / 4, 20_000
     expected = dense(logits, options(**changes)) * draws
@@ -167,8 +174,21 @@ def test_logits_that_are_no_numbers_raise(bad, changes):
 
 @pytest.mark.parametrize("changes", [{"temperature": 0.0}, {}])
 def test_logits_that_forbid_every_token_raise(changes):
-    with pytest.raises(NumericError):
+    with pytest.raises(NumericError, match="every token is forbidden"):
         make_sampler(options(**changes))(np.full(10, -np.inf, np.float32))
+
+
+@pytest.mark.parametrize("size", [1, 64, 4096, 4097, 10_000, 49_152])
+def test_a_draw_by_groups_is_that_of_a_running_sum(size):
+    random = np.random.default_rng(size)
+    probabilities = random.exponential(size=size) ** 4
+    probabilities[1::3] = 0
+    probabilities /= probabilities.sum()
+    for number in [0.0, *random.random(300), 1 - 2**-53]:
+        found = _draw(probabilities, number)
+        assert probabilities[found] > 0
+        expected = np.searchsorted(np.cumsum(probabilities), number, side="right")
+        assert found == min(expected, np.flatnonzero(probabilities)[-1])
 
 
 def test_a_top_k_beyond_the_vocabulary_keeps_all():
@@ -182,6 +202,13 @@ def test_a_top_k_beyond_the_vocabulary_keeps_all():
         ("top_k", (-1,)),
         ("top_p", (0.0, -1.0, 1.01, float("nan"))),
         ("min_p", (-0.1, 1.0, float("nan"))),
+        ("typical_p", (0.0, 1.1, float("nan"))),
+        ("frequency_penalty", (float("nan"), float("inf"))),
+        ("presence_penalty", (float("nan"), -float("inf"))),
+        ("no_repeat_ngram_size", (-1,)),
+        ("max_new_tokens", (0, -1)),
+        ("min_new_tokens", (-1,)),
+        ("top_logprobs", (-1,)),
         ("repetition_penalty", (0.0, -1.0, float("nan"), float("inf"))),
         ("seed", (-1,)),
     ],
@@ -190,3 +217,13 @@ def test_an_option_outside_its_range_is_named(name, values):
     for value in values:
         with pytest.raises(OptionError, match=rf"^{name} must be .*, not {value}$"):
             SamplingOptions(**{name: value})
+
+
+def test_options_that_contradict_each_other_or_are_of_another_kind_are_refused():
+    with pytest.raises(OptionError, match="json_schema and regex exclude each other"):
+        SamplingOptions(json_schema={}, regex="a")
+    with pytest.raises(OptionError, match=r"stop_strings must be a sequence of strings.*give \['end'\]"):
+        SamplingOptions(stop_strings="end")
+    for bias in (float("nan"), float("inf")):
+        with pytest.raises(OptionError, match="logit_bias must be"):
+            SamplingOptions(logit_bias={3: bias})

@@ -7,9 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
-from runtime import Bundle, DecoderSession, LanguageModel, SamplingOptions, contract
+from runtime import Bundle, DecoderSession, LanguageModel, contract
 from runtime.errors import BundleError, OptionError, PromptError
 from tests.runtime.files import edit_json
+from tests.runtime.options import endless
 
 
 @pytest.fixture
@@ -105,9 +106,8 @@ def test_threads_below_one_are_refused(threads, tiny_bundle):
 
 
 def test_the_number_of_threads_changes_no_token(tiny_bundle):
-    greedy = SamplingOptions(temperature=0)
     models = (LanguageModel.load(tiny_bundle, threads=threads) for threads in (1, 2))
-    one, two = (model.generate([9, 8], sampling=greedy, max_new_tokens=30, stop_token_ids=()) for model in models)
+    one, two = (model.generate([9, 8], endless(max_new_tokens=30)) for model in models)
     assert one.token_ids == two.token_ids
 
 

@@ -6,9 +6,10 @@ import random
 
 import pytest
 
-from runtime import LanguageModel, SamplingOptions
+from runtime import LanguageModel
 from runtime.errors import OptionError
 from runtime.stopping import StopStrings
+from tests.runtime.options import endless
 
 
 def passed_on(stops, pieces):
@@ -96,13 +97,12 @@ def test_an_empty_stop_string_is_refused():
 
 
 def test_a_generation_ends_before_the_stop_string_and_says_so(tiny_model: LanguageModel):
-    options = {"sampling": SamplingOptions(temperature=0), "max_new_tokens": 60, "stop_token_ids": ()}
-    whole = tiny_model.generate("the mouse", **options)
+    whole = tiny_model.generate("the mouse", endless(max_new_tokens=60))
     assert whole.finish_reason == "length"
     for start in range(3, len(whole.text) - 4):
         stop = whole.text[start : start + 3]
-        result = tiny_model.generate("the mouse", **options, stop_strings=[stop])
+        result = tiny_model.generate("the mouse", endless(max_new_tokens=60, stop_strings=[stop]))
         assert result.text == whole.text[: whole.text.find(stop)]
         assert result.finish_reason == "stop"
         assert result.new_tokens <= whole.new_tokens
-    assert tiny_model.generate("the mouse", **options, stop_strings=["never there"]).text == whole.text
+    assert tiny_model.generate("the mouse", endless(max_new_tokens=60, stop_strings=["never there"])).text == whole.text

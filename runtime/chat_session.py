@@ -1,0 +1,149 @@
+"""A conversation that keeps what it has computed: a new question costs its own tokens and no more.
+
+The keys and values of all messages so far stay in a cache. The next prompt is the template's text of the longer
+conversation; its ids begin with the ids that the cache holds, as the model itself wrote them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Literal, get_args
+
+from runtime.chat_template import Message
+from runtime.chunk import Chunk
+from runtime.errors import OptionError, PromptError
+from runtime.generate import DEFAULT_MAX_NEW_TOKENS
+from runtime.language_model import LanguageModel
+from runtime.sampling_options import SamplingOptions
+from runtime.text_stream import IsCancelled, TextStream
+
+ContextPolicy = Literal["error", "drop_oldest"]
+CONTEXT_POLICIES: tuple[ContextPolicy, ...] = get_args(ContextPolicy)
+
+
+class ChatSession:
+    """A conversation with a chat model.
+
+    When the conversation no longer fits the model's context, the policy decides. `error` refuses the question, which is
+    then not part of the conversation. `drop_oldest` forgets the oldest questions with their answers, never the system
+    message, until half of the context is free or the new question is all that is left: the rest has to be prefilled
+    again after that, so it is done rarely.
+
+    Attributes:
+        messages: the conversation so far. A question is part of it once its answer begins, with as much of the answer
+            as was read.
+        prefilled_tokens: of the last question's prompt, those that had to be computed.
+        prompt_tokens: all of them.
+        dropped_messages: how many the last question made it forget.
+
+    Args:
+        model: with a chat template.
+        system: a message before the first question.
+        context_policy: what to do when the context is full.
+
+    Raises:
+        ChatTemplateError: the model has no chat template.
+        OptionError: no such policy.
+    """
+
+    def __init__(
+        self, model: LanguageModel, *, system: str | None = None, context_policy: ContextPolicy = "error"
+    ) -> None:
+        if context_policy not in CONTEXT_POLICIES:
+            raise OptionError(f"context_policy must be one of {', '.join(CONTEXT_POLICIES)}, not {context_policy!r}")
+        self._model = model
+        self._template = model.chat_template
+        self._policy = context_policy
+        self._context = model.session.shape.max_position_embeddings
+        self._cache = model.session.new_cache()
+        self._answering: Iterator[Chunk] = iter(())
+        self.reset(system)
+
+    def reset(self, system: str | None = None) -> None:
+        """Forget the conversation and begin anew; what the cache holds is still reused where it fits."""
+        self._end_answer()
+        self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
+        self.prompt_tokens = self.prefilled_tokens = self.dropped_messages = 0
+        self._written: tuple[str, list[int]] = ("", [])  # text and ids of the conversation, as the model has seen it
+
+    def ask(
+        self, question: str, sampling: SamplingOptions | None = None, *, is_cancelled: IsCancelled | None = None
+    ) -> Iterator[Chunk]:
+        """Stream the answer; an answer that is still under way ends. The arguments are those of `LanguageModel.chat`.
+
+        Raises:
+            PromptError: the question does not fit the context, under the policy; the conversation is as it was before.
+            OptionError, ConstraintError: the options cannot be met.
+            ChatTemplateError: the template refuses the messages.
+        """
+        self._end_answer()
+        sampling = sampling or SamplingOptions()
+        messages = [*self.messages, {"role": "user", "content": question}]
+        text, prompt_ids = self._prompt(messages)
+        kept = messages
+        if self._policy == "drop_oldest" and not self._fits(prompt_ids, sampling):
+            kept, text, prompt_ids = self._without_the_oldest(messages, sampling)
+        if len(prompt_ids) + (sampling.max_new_tokens or 1) > self._context:
+            raise self._too_long(kept, len(prompt_ids), sampling)
+        stream = self._model.start(prompt_ids, sampling, is_cancelled=is_cancelled, cache=self._cache)
+        self.dropped_messages = len(messages) - len(kept)
+        self.prompt_tokens, self.prefilled_tokens = len(prompt_ids), len(prompt_ids) - stream.held_tokens
+        self._answering = self._answer(stream, kept, text, prompt_ids)
+        return self._answering
+
+    def _answer(
+        self, stream: TextStream, messages: list[Message], prompt: str, prompt_ids: list[int]
+    ) -> Iterator[Chunk]:
+        answer = ""
+        try:
+            for chunk in stream.chunks():
+                answer += chunk.text
+                yield chunk
+        finally:
+            self.messages = [*messages, {"role": "assistant", "content": answer}]
+            # Cut off at a stop string, the text is not that of the ids.
+            self._written = ("", []) if stream.is_cut else (prompt + answer, prompt_ids + stream.new_ids)
+
+    def _end_answer(self) -> None:
+        if isinstance(self._answering, Generator):
+            self._answering.close()
+
+    def _prompt(self, messages: list[Message]) -> tuple[str, list[int]]:
+        """The template's text, and its ids: those that the model has seen or written, then those of what is new.
+
+        Tokenized as a whole, an answer might get other ids than the model gave it, and would have to be computed again.
+        """
+        text = self._template.render(messages)
+        tokenizer = self._model.tokenizer
+        written, written_ids = self._written
+        new = text[len(written) :]
+        # Where a special token begins, no token reaches over from before.
+        if written and text.startswith(written) and tokenizer.begins_with_added_token(new):
+            return text, written_ids + tokenizer.encode_prompt(new, add_special_tokens=False)
+        return text, tokenizer.encode_prompt(text, add_special_tokens=False)
+
+    def _fits(self, prompt_ids: list[int], sampling: SamplingOptions) -> bool:
+        """Whether there is room for the answer: as long as asked for, or a quarter of the context."""
+        room = sampling.max_new_tokens or min(DEFAULT_MAX_NEW_TOKENS, self._context // 4)
+        return len(prompt_ids) + room <= self._context
+
+    def _too_long(self, messages: list[Message], prompt_tokens: int, sampling: SamplingOptions) -> PromptError:
+        answer = f" and the answer may take {sampling.max_new_tokens}" if sampling.max_new_tokens else ""
+        has_answers = any(message["role"] == "assistant" for message in messages)
+        remedy = "begin anew, or let the oldest messages go (drop_oldest)" if has_answers else "shorten the question"
+        return PromptError(
+            f"the conversation has {prompt_tokens} tokens{answer}; the model's context is {self._context}: {remedy}"
+        )
+
+    def _without_the_oldest(
+        self, messages: list[Message], sampling: SamplingOptions
+    ) -> tuple[list[Message], str, list[int]]:
+        """The messages that are left, their text and ids."""
+        system = [message for message in messages[:1] if message["role"] == "system"]
+        turns = messages[len(system) :]
+        while True:
+            text, prompt_ids = self._prompt([*system, *turns])
+            is_half_free = len(prompt_ids) <= self._context // 2 and self._fits(prompt_ids, sampling)
+            if len(turns) == 1 or is_half_free:
+                return [*system, *turns], text, prompt_ids
+            turns = turns[2:]  # a question and its answer

@@ -1,0 +1,80 @@
+"""A stream ends at any token when it is told to, from any thread, and threads that share a model do not disturb it."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from runtime import Chunk, LanguageModel, SamplingOptions
+from tests.runtime.options import endless
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 19])
+def test_a_stream_ends_at_the_token_at_which_it_is_cancelled(after, tiny_model: LanguageModel, calls):
+    cancelled = threading.Event()
+    whole = tiny_model.generate("the mouse", endless(max_new_tokens=20))
+    calls.clear()
+    stream = tiny_model.stream("the mouse", endless(max_new_tokens=20), is_cancelled=cancelled.is_set)
+    chunks = [next(stream) for _ in range(after)]
+    cancelled.set()
+    *rest, last = stream
+    assert rest == []
+    assert (last.token_id, last.finish_reason) == (None, "cancelled")
+    assert [chunk.token_id for chunk in chunks] == whole.token_ids[:after]
+    assert len(calls) == after
+    prompt_ids = tiny_model.tokenizer.encode("the mouse")
+    text = "".join(chunk.text for chunk in [*chunks, last])
+    assert "the mouse" + text == tiny_model.tokenizer.decode(prompt_ids + whole.token_ids[:after])
+
+
+def test_what_was_held_back_for_a_stop_string_comes_when_it_is_cancelled(tiny_model: LanguageModel):
+    whole = tiny_model.generate("the mouse", endless(max_new_tokens=8)).text
+    stops = [whole + " and what never comes"]
+    asked = iter(range(100))
+    options = endless(max_new_tokens=20, stop_strings=stops)
+    result = tiny_model.generate("the mouse", options, is_cancelled=lambda: next(asked) == 8)
+    assert (result.text, result.finish_reason) == (whole, "cancelled")
+
+
+def test_another_thread_may_cancel(tiny_model: LanguageModel):
+    cancelled, begun, chunks = threading.Event(), threading.Event(), []
+
+    def read() -> None:
+        for chunk in tiny_model.stream("the", endless(max_new_tokens=150), is_cancelled=cancelled.is_set):
+            chunks.append(chunk)
+            begun.set()
+            if len(chunks) == 3:
+                cancelled.wait(30)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert begun.wait(30)
+    cancelled.set()
+    reader.join(30)
+    assert chunks[-1].finish_reason == "cancelled"
+    assert len(chunks) < 150
+
+
+def test_a_cancelled_chunk_is_one_of_the_kinds():
+    assert Chunk("", None, "cancelled").finish_reason == "cancelled"
+
+
+def test_the_same_seed_gives_the_same_text_whatever_else_runs(tiny_bundle):
+    model = LanguageModel.load(tiny_bundle, precision="fp32", threads=1)
+    sampling = [SamplingOptions(temperature=1.2, seed=seed, max_new_tokens=25, stop_token_ids=()) for seed in range(6)]
+    alone = [model.generate("the", options).token_ids for options in sampling]
+    found: dict[int, list[int]] = {}
+
+    def run(seed: int) -> None:
+        found[seed] = model.generate("the", sampling[seed]).token_ids
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[seed] for seed in range(6)] == alone
+    streams = [model.stream("the", options) for options in sampling]
+    interleaved = list(zip(*streams, strict=True))
+    assert [[chunk.token_id for chunk in chunks] for chunks in zip(*interleaved, strict=True)] == alone
