@@ -1,8 +1,8 @@
 """Samplers: from logits to a token id, in NumPy.
 
-The filters run in transformers' order (temperature, top-k, top-p, min-p, typical). The vocabulary is neither sorted nor
-exponentiated as a whole: a comparison with a threshold leaves a short list of candidates, on which the rest happens, so
-that a draw costs about 1 % of a model step.
+The filters run in transformers' order (temperature, top-k, top-p, min-p, typical). The vocabulary is never sorted as a
+whole: a comparison with a threshold leaves a short list of candidates, on which the rest happens. Only top-p, which
+asks for the total, exponentiates all of it, once.
 """
 
 from __future__ import annotations
@@ -18,13 +18,9 @@ Sampler = Callable[[np.ndarray], int]
 
 # Top-k: groups of this many logits, of which only the largest is looked at first.
 GROUP = 64
-# Top-p: a token this far below the likeliest (in nats, after the temperature) has at most 1e-7 of its probability.
-REACH = 16.0
-# Top-p: tokens less likely than (1 - top_p) / TAIL are not among the first candidates. There would have to be more than
-# TAIL of them for one to be kept.
+# Top-p: tokens less likely than about (1 - top_p) / TAIL are not candidates: there would have to be more than TAIL of
+# them for one to be kept.
 TAIL = 1000
-# Top-p: where more than 1 / FLAT of the vocabulary is in reach, a short list would not be short.
-FLAT = 4
 # Top-p in a flat distribution: bins of 1/64 of a nat, the last one for all that is 64 nats below the likeliest.
 BINS_A_NAT, BINS = 64, 4096
 
@@ -143,38 +139,30 @@ def _all_scores(logits: np.ndarray, largest: float, temperature: float) -> np.nd
 
 
 def _nucleus(logits: np.ndarray, largest: float, temperature: float, top_p: float) -> tuple[np.ndarray, np.ndarray]:
-    """The smallest set of likeliest tokens that holds top_p of the probability (arXiv:1904.09751).
-
-    The total is known within bounds from the tokens in reach and the number of the others. Where both bounds give the
-    same set, that is it; where they do not, as in a flat distribution, all tokens are taken into account.
-    """
-    near = _at_least(logits, largest - REACH * temperature)
-    if len(near) <= len(logits) // FLAT:
-        scores = _scores(logits[near], largest, temperature)
-        least = float(np.exp(scores).sum())
-        most = least + (len(logits) - len(near)) * float(np.exp(-REACH))
-        token_ids, scores = _kept(scores >= np.log(least * (1 - top_p) / TAIL), near, scores)
-        order = np.argsort(-scores, kind="stable")
-        mass = np.cumsum(np.exp(scores[order]))
-        kept, kept_at_most = np.searchsorted(mass, (top_p * least, top_p * most)) + 1
-        if kept == kept_at_most <= len(mass):
-            return token_ids[order[:kept]], scores[order[:kept]]
+    """The smallest set of likeliest tokens that holds top_p of the probability (arXiv:1904.09751)."""
     scores = _all_scores(logits, largest, temperature)
-    token_ids = _nucleus_of_all(scores, top_p)
+    weights = np.exp(scores)
+    needed = top_p * float(weights.sum())
+    likely = np.flatnonzero(weights >= needed * (1 - top_p) / TAIL)
+    if len(likely) <= TAIL:
+        order = likely[np.argsort(-scores[likely], kind="stable")]
+        kept = int(np.searchsorted(np.cumsum(weights[order], dtype=np.float64), needed)) + 1
+        if kept <= len(order):
+            return order[:kept], scores[order[:kept]]
+    token_ids = _nucleus_by_bins(scores, weights, top_p)
     return token_ids, scores[token_ids]
 
 
-def _nucleus_of_all(scores: np.ndarray, top_p: float) -> np.ndarray:
-    """Ids of the nucleus: bins by score tell in which of them the sum passes top_p, and only that one is sorted."""
-    weights = np.exp(scores).astype(np.float64)
+def _nucleus_by_bins(scores: np.ndarray, weights: np.ndarray, top_p: float) -> np.ndarray:
+    """Ids of a nucleus of many tokens: bins by score tell in which of them the sum passes top_p; that one is sorted."""
     bins = np.minimum(scores * np.float32(-BINS_A_NAT), np.float32(BINS)).astype(np.int32).astype(np.intp)
-    mass = np.cumsum(np.bincount(bins, weights))
+    mass = np.cumsum(np.bincount(bins, weights.astype(np.float64)))
     needed = top_p * mass[-1]
     edge = int(np.searchsorted(mass, needed))
     tied = np.flatnonzero(bins == edge)
     tied = tied[np.argsort(-scores[tied], kind="stable")]
     before = mass[edge - 1] if edge else 0.0
-    kept = np.searchsorted(before + np.cumsum(weights[tied]), needed) + 1
+    kept = np.searchsorted(before + np.cumsum(weights[tied], dtype=np.float64), needed) + 1
     return np.concatenate([np.flatnonzero(bins < edge), tied[:kept]])
 
 
