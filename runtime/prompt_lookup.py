@@ -66,7 +66,7 @@ class PromptLookup:
         """The next tokens, as many as are worth a check, at most `limit`; none where a plain step is the better bet."""
         if self._source is None or limit < 1:
             return []
-        text = self._token_ids[self._source :]
+        text = self._token_ids[self._source : self._source + MOST_GUESSES]
         # A text that repeats itself goes on from its own guesses.
         return [text[place % len(text)] for place in range(min(self._worthwhile(), limit))]
 
