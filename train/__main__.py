@@ -34,7 +34,13 @@ def build_parser() -> argparse.ArgumentParser:
     tokenizer = _command(
         subparsers, commands.tokenizer, "python -m train tokenizer book.txt --out tokenizers/book --vocab-size 4096"
     )
-    tokenizer.add_argument("source", metavar="SOURCE", help="a UTF-8 text file, or `stories`")
+    tokenizer.add_argument(
+        "source",
+        metavar="SOURCE",
+        nargs="+",
+        help="files of text, JSONL or Parquet, `stories`, or a recipe's TOML file",
+    )
+    tokenizer.add_argument("--field", default="text", help="of JSONL and Parquet (default %(default)s)")
     tokenizer.add_argument("--out", type=Path, required=True, help="the folder to write tokenizer.json and its kin to")
     tokenizer.add_argument("--vocab-size", type=_positive, default=2048, help="tokens at most (default %(default)s)")
     tokenizer.add_argument(

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from train.data_config import DataSection, TokenizerSection
     from train.prepare import Run
 
 INTERRUPTED = 130  # a shell's exit code for SIGINT
@@ -35,18 +36,28 @@ def resume(arguments: Namespace) -> int:
 
 def tokenizer(arguments: Namespace) -> int:
     """Train a tokenizer."""
-    from train.config import DataSection, TokenizerSection
-    from train.corpus import read_texts
-    from train.tokenizer import save_tokenizer, train_tokenizer
+    from train.corpus import tokenizer_texts
+    from train.tokenizer import CorpusTokenizer, train_tokenizer
 
-    vocab_size = TokenizerSection(vocab_size=arguments.vocab_size).vocab_size  # checks it
-    texts = read_texts(DataSection(source=arguments.source, documents=arguments.documents), arguments.seed)
-    trained = train_tokenizer([*texts.train, *texts.held_out], vocab_size)
-    files = save_tokenizer(trained, arguments.out, max_length=arguments.max_length)
+    data, section = _tokenizer_recipe(arguments)
+    trained = train_tokenizer(tokenizer_texts(data, arguments.seed), section.vocab_size)
+    files = CorpusTokenizer(trained).save(arguments.out, max_length=arguments.max_length)
     _say(f"wrote a tokenizer of {trained.get_vocab_size()} tokens to {arguments.out}")
     if arguments.json:
         _print_json({"vocab_size": trained.get_vocab_size(), "files": list(map(str, files))})
     return 0
+
+
+def _tokenizer_recipe(arguments: Namespace) -> tuple[DataSection, TokenizerSection]:
+    """What the command's arguments say, as sections of a recipe."""
+    from train.config import read_recipe
+    from train.data_config import DataSection, SourceSection, TokenizerSection
+
+    section = TokenizerSection(vocab_size=arguments.vocab_size)
+    if arguments.source[0].endswith(".toml"):
+        return read_recipe(arguments.source[0]).data, section
+    sources = tuple(SourceSection(path=path, field=arguments.field) for path in arguments.source)
+    return DataSection(sources=sources, documents=arguments.documents), section
 
 
 def plot(arguments: Namespace) -> int:
@@ -81,7 +92,7 @@ def _train(run: Run, arguments: Namespace) -> int:
     from train.plot import plot_runs
 
     parameters = parameter_counts(run.model.config)["total"]
-    _say(f"{parameters:,} parameters, {len(run.corpus.train):,} tokens to train on, in {run.folder.path}")
+    _say(f"{parameters:,} parameters, {run.corpus.train_tokens:,} tokens to train on, in {run.folder.path}")
     started = time.perf_counter()
     outcome = train(run)
     if run.folder.metrics.stat().st_size:

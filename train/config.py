@@ -16,15 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from train.data_config import DataSection, TokenizerSection
 from train.errors import RecipeError
+from train.errors import require as _check
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
-STORIES = "stories"
-
-
-def _check(holds: bool, message: str) -> None:
-    if not holds:
-        raise RecipeError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,35 +36,6 @@ class ModelSection:
             raise RecipeError("model needs one of preset and init_from")
         if self.init_from is not None and self.overrides:
             raise RecipeError("model.overrides would change the shape of the checkpoint that model.init_from names")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerSection:
-    """A byte-level BPE trained on the corpus, or a ready one."""
-
-    vocab_size: int = 2048
-    path: str | None = None  # a tokenizer.json, or a folder that holds one; vocab_size is then its own
-
-    def __post_init__(self) -> None:
-        _check(self.vocab_size > 256, "tokenizer.vocab_size must be above 256: every byte is a token")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSection:
-    """What is read, and how it is cut."""
-
-    source: str = STORIES  # "stories", the built-in corpus, or the path of a UTF-8 text file
-    documents: int = 50_000  # how many stories; a text file is read whole
-    held_out: float = 0.01  # the share that is never trained on
-    context: int = 256  # tokens a row, at most
-    batch_size: int = 4  # rows a step
-    separate_documents: bool = False  # a row a document, rather than rows packed full
-
-    def __post_init__(self) -> None:
-        _check(self.documents >= 2, "data.documents must be at least 2, one to train on and one to hold out")
-        _check(0 < self.held_out < 1, "data.held_out is a share, between 0 and 1")
-        _check(self.context >= 2, "data.context must be at least 2")
-        _check(self.batch_size >= 1, "data.batch_size must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +95,8 @@ class Recipe:
 
     model: ModelSection
     schedule: ScheduleSection
-    tokenizer: TokenizerSection = TokenizerSection()
-    data: DataSection = DataSection()
+    tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
+    data: DataSection = field(default_factory=DataSection)
     optimizer: OptimizerSection = OptimizerSection()
     run: RunSection = RunSection()
 
@@ -205,24 +172,31 @@ def _section(cls: type, values: Any, prefix: str) -> Any:
 
 def _value(kind: Any, value: Any, key: str) -> Any:
     """The value as its annotation wants it: whole numbers serve as floats, lists as tuples."""
-    if dataclasses.is_dataclass(kind):
-        return _section(typing.cast("type", kind), value, f"{key}.")
     if isinstance(kind, types.UnionType):  # X | None
         if value is None:
             return None
         kind = next(member for member in typing.get_args(kind) if member is not types.NoneType)
+    if dataclasses.is_dataclass(kind):
+        return _section(typing.cast("type", kind), value, f"{key}.")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if (
-        typing.get_origin(kind) is tuple
-        and isinstance(value, list | tuple)
-        and len(value) == len(typing.get_args(kind))
-    ):
-        return tuple(_value(float, item, key) for item in value)
+    if typing.get_origin(kind) is tuple:
+        return _items(typing.get_args(kind), value, key)
     plain = typing.get_origin(kind) or kind
-    if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool) or plain is tuple:
+    if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
         raise RecipeError(f"{key} must be {_WORDS.get(plain, plain.__name__)}, not {value!r}")
     return value
 
 
-_WORDS = {int: "a whole number", float: "a number", str: "a text", tuple: "two numbers", Mapping: "a table"}
+def _items(kinds: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]:
+    """The items of a list: two numbers, or any number of one kind (`tuple[KIND, ...]`)."""
+    if kinds[-1] is Ellipsis:
+        if not isinstance(value, list | tuple):
+            raise RecipeError(f"{key} must be a list, not {value!r}")
+        return tuple(_value(kinds[0], item, f"{key}[{place}]") for place, item in enumerate(value))
+    if not isinstance(value, list | tuple) or len(value) != len(kinds):
+        raise RecipeError(f"{key} must be two numbers, not {value!r}")
+    return tuple(_value(kind, item, key) for kind, item in zip(kinds, value, strict=True))
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "a text", Mapping: "a table"}

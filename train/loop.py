@@ -63,8 +63,8 @@ def training_step(run: Run) -> dict[str, Any]:
     lr = run.recipe.optimizer.lr * lr_factor(run.step, run.recipe.schedule)
     for group in run.optimizer.param_groups:
         group["lr"] = lr
-    input_ids, labels = run.batches.batch(run.step)
-    loss = next_token_loss(run.model, input_ids, labels)
+    input_ids, labels, document_ids = run.batches.batch(run.step)
+    loss = next_token_loss(run.model, input_ids, labels, document_ids)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     grad_norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.optimizer.max_grad_norm)
@@ -86,9 +86,12 @@ def training_step(run: Run) -> dict[str, Any]:
     }
 
 
-def next_token_loss(model: TransformerModel, input_ids: Tensor, labels: Tensor) -> Tensor:
-    """The mean cross-entropy in nats a token; input_ids and labels int64 [batch, sequence]."""
-    logits = model(input_ids.to(model.device))
+def next_token_loss(
+    model: TransformerModel, input_ids: Tensor, labels: Tensor, document_ids: Tensor | None = None
+) -> Tensor:
+    """The mean cross-entropy in nats a token; input_ids, labels and document_ids int64 [batch, sequence]."""
+    documents = None if document_ids is None else document_ids.to(model.device)
+    logits = model(input_ids.to(model.device), document_ids=documents)
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten().to(model.device), ignore_index=IGNORED)
 
 

@@ -9,16 +9,14 @@ from tokenizers import Tokenizer
 from torch.optim import Optimizer
 
 from model import ModelConfig, TransformerModel, load_checkpoint
-from train.batches import Batches, document_spans, packed_spans
-from train.config import ModelSection, Recipe, TokenizerSection
-from train.corpus import Corpus, Texts, encode_texts, read_texts
-from train.errors import DataError, RecipeError
+from model.hub import resolve_checkpoint
+from train.batches import Batches
+from train.config import ModelSection, Recipe
+from train.corpus import Corpus, build_corpus, tokenizer_texts
+from train.errors import RecipeError
 from train.optimizer import build_optimizer
 from train.run_folder import RunFolder
-from train.tokenizer import END_OF_TEXT, load_tokenizer, train_tokenizer
-
-# A tokenizer learns no more from further documents than from so many.
-TOKENIZER_DOCUMENTS = 10_000
+from train.tokenizer import CorpusTokenizer, train_tokenizer
 
 
 @dataclass
@@ -42,28 +40,31 @@ class Run:
 def start_run(recipe: Recipe, folder: RunFolder, *, overwrite: bool = False) -> Run:
     """A run at step 0; its folder is made once everything was found in order."""
     folder.check_free(overwrite=overwrite)
-    texts = read_texts(recipe.data, recipe.run.seed)
-    tokenizer = _tokenizer(recipe.tokenizer, texts)
-    run = _assemble(recipe, folder, texts, tokenizer)
-    folder.create(recipe, tokenizer, texts.held_out, max_length=run.model.config.max_position_embeddings)
+    tokenizer = make_tokenizer(recipe)
+    run = _assemble(recipe, folder, tokenizer)
+    folder.create(recipe, tokenizer, run.corpus, max_length=run.model.config.max_position_embeddings)
     return run
 
 
 def resume_run(folder: RunFolder) -> Run:
     """The run of a folder at the step of its last save."""
     recipe = folder.recipe()
-    run = _assemble(recipe, folder, read_texts(recipe.data, recipe.run.seed), folder.tokenizer())
+    run = _assemble(recipe, folder, folder.tokenizer(recipe.tokenizer))
     run.step = folder.load_state(run.model, run.optimizer, data=run.corpus.fingerprint())
     return run
 
 
-def _tokenizer(section: TokenizerSection, texts: Texts) -> Tokenizer:
+def make_tokenizer(recipe: Recipe) -> CorpusTokenizer:
+    """The tokenizer of a recipe: the one that it names, the one of the checkpoint that it starts from, or a new one."""
+    section, checkpoint = recipe.tokenizer, recipe.model.init_from
     if section.path is not None:
-        return load_tokenizer(section.path)
-    return train_tokenizer(texts.train[:TOKENIZER_DOCUMENTS], section.vocab_size)
+        return CorpusTokenizer.load(section.path, section)
+    if checkpoint is not None:
+        return CorpusTokenizer.load(resolve_checkpoint(checkpoint), section)
+    return CorpusTokenizer(train_tokenizer(tokenizer_texts(recipe.data, recipe.run.seed), section.vocab_size))
 
 
-def _assemble(recipe: Recipe, folder: RunFolder, texts: Texts, tokenizer: Tokenizer) -> Run:
+def _assemble(recipe: Recipe, folder: RunFolder, tokenizer: CorpusTokenizer) -> Run:
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
     torch.manual_seed(recipe.run.seed)
@@ -73,37 +74,34 @@ def _assemble(recipe: Recipe, folder: RunFolder, texts: Texts, tokenizer: Tokeni
         raise RecipeError(
             f"data.context {context} exceeds the model's {model.config.max_position_embeddings} positions"
         )
-    corpus = encode_texts(texts, tokenizer)
-    if len(corpus.train) <= context:
-        raise DataError(f"the data hold {len(corpus.train)} tokens to train on, less than one row of {context}")
-    return Run(
-        recipe, folder, model, build_optimizer(model, recipe.optimizer), tokenizer, corpus, _batches(recipe, corpus)
-    )
+    corpus = build_corpus(recipe.data, tokenizer, recipe.run.seed)
+    batches = Batches(corpus.sources, recipe.data, seed=recipe.run.seed)
+    optimizer = build_optimizer(model, recipe.optimizer)
+    return Run(recipe, folder, model, optimizer, tokenizer.tokenizer, corpus, batches)
 
 
-def _batches(recipe: Recipe, corpus: Corpus) -> Batches:
-    data, stream = recipe.data, corpus.train
-    if data.separate_documents:
-        spans = document_spans(stream, data.context, corpus.separator)
-    else:
-        spans = packed_spans(stream, data.context)
-    return Batches(stream, spans, batch_size=data.batch_size, seed=recipe.run.seed)
-
-
-def _model(section: ModelSection, tokenizer: Tokenizer) -> TransformerModel:
+def _model(section: ModelSection, tokenizer: CorpusTokenizer) -> TransformerModel:
     """The model of a recipe, in training mode, its vocabulary checked against the tokenizer's."""
     if section.init_from is not None:
         model = load_checkpoint(section.init_from)
-        _check_vocabulary(model.config, tokenizer)
+        _check_vocabulary(model.config, tokenizer.tokenizer)
+        model.config = _with_special_tokens(model.config, tokenizer)
         return model.train()
     config = ModelConfig.from_preset(str(section.preset))
     try:
         config = config.replace(**section.overrides)
     except TypeError as error:
         raise RecipeError(f"model.overrides: {str(error).partition('() ')[2]}") from None
-    _check_vocabulary(config, tokenizer)
-    end = tokenizer.token_to_id(END_OF_TEXT)
-    return TransformerModel(config.replace(bos_token_id=end, eos_token_id=end))
+    _check_vocabulary(config, tokenizer.tokenizer)
+    fresh = config.replace(bos_token_id=None, eos_token_id=None, pad_token_id=None)
+    return TransformerModel(_with_special_tokens(fresh, tokenizer))
+
+
+def _with_special_tokens(config: ModelConfig, tokenizer: CorpusTokenizer) -> ModelConfig:
+    """The config with the token that ends documents among those that end a text, and begins one if none does."""
+    ends = tuple(dict.fromkeys((*config.eos_token_ids, tokenizer.separator_id)))
+    begin = tokenizer.separator_id if config.bos_token_id is None else config.bos_token_id
+    return config.replace(bos_token_id=begin, eos_token_id=ends if len(ends) > 1 else ends[0])
 
 
 def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> None:

@@ -4,7 +4,7 @@
     tokenizer/      tokenizer.json and the files that go with it
     checkpoint/     the latest model, as Hugging Face lays it out: what `export` takes
     state/          training.safetensors: weights, AdamW's moments and the step they belong to, all in one file
-    held_out.txt    the documents that were never trained on, an `<|endoftext|>` between two
+    held_out.txt    the documents that were never trained on, the separator between two
     metrics.jsonl   a line a step           samples.txt   what the model wrote on the way          loss.png   the curve
 
 The state repeats the weights so that it is whole whenever the run dies: a checkpoint and a state written one after the
@@ -16,21 +16,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.optim import Optimizer
 
 from model import TransformerModel, save_checkpoint
 from model.files import replacing_file, write_json, write_text
 from train.config import Recipe
+from train.corpus import Corpus
+from train.data_config import TokenizerSection
 from train.errors import RecipeError, RunError
-from train.tokenizer import END_OF_TEXT, load_tokenizer, save_tokenizer
+from train.tokenizer import CorpusTokenizer
 
 
 class RunFolder:
@@ -56,13 +56,13 @@ class RunFolder:
         if not self._recipe.is_file():
             raise RunError(f"{self.path} is not the folder of a run, so --overwrite does not delete it")
 
-    def create(self, recipe: Recipe, tokenizer: Tokenizer, held_out: Sequence[str], *, max_length: int) -> None:
+    def create(self, recipe: Recipe, tokenizer: CorpusTokenizer, corpus: Corpus, *, max_length: int) -> None:
         """Make the folder anew, with the recipe, the tokenizer and the documents that are held out."""
         if self.path.exists():
             shutil.rmtree(self.path)
         write_json(self._recipe, recipe.to_dict())
-        write_text(self.held_out, END_OF_TEXT.join(held_out))
-        save_tokenizer(tokenizer, self._tokenizer, max_length=max_length)
+        write_text(self.held_out, tokenizer.separator.join(corpus.held_out_texts(tokenizer)))
+        tokenizer.save(self._tokenizer, max_length=max_length, with_chat=corpus.has_conversations)
 
     def recipe(self) -> Recipe:
         """The recipe that the run was started with. Raises RunError where there is no run."""
@@ -73,9 +73,9 @@ class RunFolder:
         except (OSError, ValueError, RecipeError) as error:
             raise RunError(f"{self._recipe} cannot be read: {error}") from None
 
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self, section: TokenizerSection) -> CorpusTokenizer:
         """The tokenizer that the run was started with."""
-        return load_tokenizer(self._tokenizer)
+        return CorpusTokenizer.load(self._tokenizer, section)
 
     def save(self, model: TransformerModel, optimizer: Optimizer, *, step: int, data: str) -> None:
         """Write the state and then the checkpoint, each whole or not at all; `data` is the corpus' fingerprint."""
