@@ -31,6 +31,14 @@ def build_parser() -> argparse.ArgumentParser:
     resume = _command(subparsers, commands.resume, "python -m train resume runs/stories")
     resume.add_argument("run", type=Path, metavar="RUN", help="a run folder")
 
+    tokenize = _command(subparsers, commands.tokenize, "python -m train tokenize my.toml --out tokens/my --workers 8")
+    tokenize.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of a recipe in train/recipes")
+    tokenize.add_argument("--out", type=Path, required=True, help="the folder to make, or to go on with")
+    tokenize.add_argument("--workers", type=_positive, default=1, help="processes (default %(default)s)")
+    tokenize.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a recipe's value"
+    )
+
     tokenizer = _command(
         subparsers, commands.tokenizer, "python -m train tokenizer book.txt --out tokenizers/book --vocab-size 4096"
     )

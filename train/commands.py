@@ -34,6 +34,26 @@ def resume(arguments: Namespace) -> int:
     return _train(resume_run(RunFolder(arguments.run)), arguments)
 
 
+def tokenize(arguments: Namespace) -> int:
+    """Make token shards of a recipe's sources."""
+    from train.config import read_recipe
+    from train.prepare import make_tokenizer
+    from train.shards import TokenFolder
+
+    recipe = read_recipe(arguments.recipe, [*arguments.set, f"data.tokens={json.dumps(str(arguments.out))}"])
+    folder = TokenFolder(arguments.out)
+    folder.make(recipe.data, make_tokenizer(recipe), recipe.run.seed, workers=arguments.workers)
+    sources = [
+        {key: source[key] for key in ("name", "documents", "train_tokens")} for source in folder.index()["sources"]
+    ]
+    for source in sources:
+        _say(f"{source['name']}: {source['documents']:,} documents, {source['train_tokens']:,} tokens to train on")
+    _say(f"train on them with: --set data.tokens={folder.path}")
+    if arguments.json:
+        _print_json({"folder": str(folder.path), "sources": sources})
+    return 0
+
+
 def tokenizer(arguments: Namespace) -> int:
     """Train a tokenizer."""
     from train.corpus import tokenizer_texts

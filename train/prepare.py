@@ -16,6 +16,7 @@ from train.corpus import Corpus, build_corpus, tokenizer_texts
 from train.errors import RecipeError
 from train.optimizer import build_optimizer
 from train.run_folder import RunFolder
+from train.shards import TokenFolder
 from train.tokenizer import CorpusTokenizer, train_tokenizer
 
 
@@ -56,12 +57,25 @@ def resume_run(folder: RunFolder) -> Run:
 
 def make_tokenizer(recipe: Recipe) -> CorpusTokenizer:
     """The tokenizer of a recipe: the one that it names, the one of the checkpoint that it starts from, or a new one."""
-    section, checkpoint = recipe.tokenizer, recipe.model.init_from
+    section, checkpoint, tokens = recipe.tokenizer, recipe.model.init_from, recipe.data.tokens
     if section.path is not None:
         return CorpusTokenizer.load(section.path, section)
     if checkpoint is not None:
         return CorpusTokenizer.load(resolve_checkpoint(checkpoint), section)
+    if tokens is not None and TokenFolder(tokens).has_tokenizer:
+        return CorpusTokenizer.load(TokenFolder(tokens).tokenizer, section)
     return CorpusTokenizer(train_tokenizer(tokenizer_texts(recipe.data, recipe.run.seed), section.vocab_size))
+
+
+def make_corpus(recipe: Recipe, tokenizer: CorpusTokenizer) -> Corpus:
+    """The text of a recipe in tokens: in memory, or from a folder of shards, which is made where it is not complete."""
+    data, seed = recipe.data, recipe.run.seed
+    if data.tokens is None:
+        return build_corpus(data, tokenizer, seed)
+    folder = TokenFolder(data.tokens)
+    if not folder.is_complete:
+        folder.make(data, tokenizer, seed)
+    return folder.corpus(data, tokenizer, seed)
 
 
 def _assemble(recipe: Recipe, folder: RunFolder, tokenizer: CorpusTokenizer) -> Run:
@@ -74,7 +88,7 @@ def _assemble(recipe: Recipe, folder: RunFolder, tokenizer: CorpusTokenizer) -> 
         raise RecipeError(
             f"data.context {context} exceeds the model's {model.config.max_position_embeddings} positions"
         )
-    corpus = build_corpus(recipe.data, tokenizer, recipe.run.seed)
+    corpus = make_corpus(recipe, tokenizer)
     batches = Batches(corpus.sources, recipe.data, seed=recipe.run.seed)
     optimizer = build_optimizer(model, recipe.optimizer)
     return Run(recipe, folder, model, optimizer, tokenizer.tokenizer, corpus, batches)

@@ -67,16 +67,16 @@ class Rows:
     def __init__(self, streams: Sequence[Stream], context: int, cut: str) -> None:
         self._streams = streams
         self._spans = [stream_spans(stream, context, cut) for stream in streams]
-        self._ends = list(accumulate(map(len, self._spans)))
+        self._starts = list(accumulate(map(len, self._spans), initial=0))  # one more than there are streams
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return self._starts[-1]
 
     def __getitem__(self, number: int) -> Row:
-        place = bisect_right(self._ends, number)
-        if number < 0 or place == len(self._ends):
+        if not 0 <= number < len(self):
             raise IndexError(number)
-        begin, end = self._spans[place][number - self._ends[place]]  # from the end: negative, so no first special case
+        place = bisect_right(self._starts, number) - 1
+        begin, end = self._spans[place][number - self._starts[place]]
         return Row(self._streams[place], int(begin), int(end))
 
 

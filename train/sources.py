@@ -181,10 +181,16 @@ def _document(row: Any, field: str, where: str) -> Document:
     _check_field(row, field, where)
     value = row[field]
     if isinstance(value, str):
-        return value
-    if isinstance(value, list) and value and all(_is_message(message) for message in value):
-        return [{"role": message["role"], "content": message["content"]} for message in value]
-    raise DataError(f"{where}: {field!r} is neither a text nor a list of messages with role and content")
+        document: Document = value
+    elif isinstance(value, list) and value and all(_is_message(message) for message in value):
+        document = [{"role": message["role"], "content": message["content"]} for message in value]
+    else:
+        raise DataError(f"{where}: {field!r} is neither a text nor a list of messages with role and content")
+    try:
+        "".join(document if isinstance(document, str) else [message["content"] for message in document]).encode()
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
+        raise DataError(f"{where}: {field!r} is not valid Unicode") from None
+    return document
 
 
 def _check_field(fields: Iterable[str], field: str, where: str) -> None:

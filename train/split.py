@@ -36,7 +36,7 @@ def split_documents(documents: Iterable[Document], share: float) -> Iterator[tup
 def is_held_out(document: Document, share: float) -> bool:
     """Whether the hash of a document, as a fraction of the largest, lies below the share."""
     said = document if isinstance(document, str) else json.dumps(document, sort_keys=True, ensure_ascii=False)
-    digest = hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    digest = hashlib.blake2b(said.encode(), digest_size=8).digest()
     return int.from_bytes(digest) < share * 2**64
 
 

@@ -18,6 +18,7 @@ from train.loop import train
 from train.metrics import MetricsWriter, read_metrics
 from train.prepare import resume_run
 from train.run_folder import RunFolder
+from train.streams import StreamEncoder
 
 
 def losses(run):
@@ -143,15 +144,16 @@ def test_training_goes_on_from_a_checkpoint_and_its_tokenizer(tiny_run):
 
 def test_held_out_loss_is_the_mean_over_tokens_of_whole_documents(tiny_run):
     run = tiny_run()
-    end = torch.tensor([0])
-    documents = [torch.randint(1, 400, (length,)) for length in (5, 40, 17)]
+    texts = [text * 3 for text in ("Once upon a time.", "The cat sat on the mat.", "A")]
+    encoder = StreamEncoder(run.tokenizer, "<|endoftext|>")
 
-    def loss(pieces):
-        stream = torch.cat([end, *(torch.cat([piece, end]) for piece in pieces)])
-        return held_out_loss(run.model, Corpus(stream, stream, separator=0), context=48)
+    def loss(documents):
+        stream = encoder.encode(documents)
+        return held_out_loss(run.model, Corpus([], [stream], separator=0), context=48), stream.predictions
 
-    weighted = sum(loss([document]) * (len(document) + 1) for document in documents)
-    assert loss(documents) == pytest.approx(weighted / sum(len(document) + 1 for document in documents), rel=1e-5)
+    parts = [loss([text]) for text in texts]
+    expected = sum(nats * predictions for nats, predictions in parts) / sum(predictions for _, predictions in parts)
+    assert loss(texts)[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_sample_is_a_function_of_weights_and_seed(tiny_run):
@@ -164,7 +166,8 @@ def test_what_is_held_out_can_be_read_and_gives_the_same_tokens_again(tiny_run):
     run = tiny_run()
     text = run.folder.held_out.read_text()
     token_ids = run.tokenizer.encode(text).ids
-    assert [*token_ids, 0] == run.corpus.held_out.tolist()
+    [stream] = run.corpus.held_out
+    assert [*token_ids, 0] == stream.tokens.tolist()
 
 
 def test_samples_are_kept(tiny_run):
