@@ -39,6 +39,20 @@ class ModelSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraSection:
+    """Adapters of low rank instead of all weights (arXiv:2106.09685), on a checkpoint to go on from."""
+
+    rank: int = 16
+    alpha: int = 32  # what adapters add is scaled by alpha / rank
+    projections: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+    def __post_init__(self) -> None:
+        _check(self.rank >= 1, "lora.rank must be at least 1")
+        _check(self.alpha >= 1, "lora.alpha must be at least 1")
+        _check(bool(self.projections), "lora.projections must name at least one")
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerSection:
     """AdamW (arXiv:1711.05101)."""
 
@@ -99,6 +113,10 @@ class Recipe:
     data: DataSection = field(default_factory=DataSection)
     optimizer: OptimizerSection = OptimizerSection()
     run: RunSection = RunSection()
+    lora: LoraSection | None = None
+
+    def __post_init__(self) -> None:
+        _check(self.lora is None or self.model.init_from is not None, "lora needs model.init_from")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:

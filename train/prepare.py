@@ -11,9 +11,11 @@ from torch.optim import Optimizer
 from model import ModelConfig, TransformerModel, load_checkpoint
 from model.hub import resolve_checkpoint
 from train.batches import Batches
+from train.chat import end_of_turn
 from train.config import ModelSection, Recipe
 from train.corpus import Corpus, build_corpus, tokenizer_texts
 from train.errors import RecipeError
+from train.lora import add_adapters
 from train.optimizer import build_optimizer
 from train.run_folder import RunFolder
 from train.shards import TokenFolder
@@ -89,6 +91,9 @@ def _assemble(recipe: Recipe, folder: RunFolder, tokenizer: CorpusTokenizer) -> 
             f"data.context {context} exceeds the model's {model.config.max_position_embeddings} positions"
         )
     corpus = make_corpus(recipe, tokenizer)
+    model.config = _with_special_tokens(model.config, tokenizer, corpus)
+    if recipe.lora is not None:
+        add_adapters(model, recipe.lora)
     batches = Batches(corpus.sources, recipe.data, seed=recipe.run.seed)
     optimizer = build_optimizer(model, recipe.optimizer)
     return Run(recipe, folder, model, optimizer, tokenizer.tokenizer, corpus, batches)
@@ -99,7 +104,6 @@ def _model(section: ModelSection, tokenizer: CorpusTokenizer) -> TransformerMode
     if section.init_from is not None:
         model = load_checkpoint(section.init_from)
         _check_vocabulary(model.config, tokenizer.tokenizer)
-        model.config = _with_special_tokens(model.config, tokenizer)
         return model.train()
     config = ModelConfig.from_preset(str(section.preset))
     try:
@@ -107,15 +111,21 @@ def _model(section: ModelSection, tokenizer: CorpusTokenizer) -> TransformerMode
     except TypeError as error:
         raise RecipeError(f"model.overrides: {str(error).partition('() ')[2]}") from None
     _check_vocabulary(config, tokenizer.tokenizer)
-    fresh = config.replace(bos_token_id=None, eos_token_id=None, pad_token_id=None)
-    return TransformerModel(_with_special_tokens(fresh, tokenizer))
+    return TransformerModel(config.replace(bos_token_id=None, eos_token_id=None, pad_token_id=None))
 
 
-def _with_special_tokens(config: ModelConfig, tokenizer: CorpusTokenizer) -> ModelConfig:
-    """The config with the token that ends documents among those that end a text, and begins one if none does."""
-    ends = tuple(dict.fromkeys((*config.eos_token_ids, tokenizer.separator_id)))
+def _with_special_tokens(config: ModelConfig, tokenizer: CorpusTokenizer, corpus: Corpus) -> ModelConfig:
+    """The config with what ends a document, or a turn of the assistant, among the tokens that end a text.
+
+    The token between documents begins a text too, unless the checkpoint names another that does.
+    """
+    ends = [*config.eos_token_ids, tokenizer.separator_id]
+    if corpus.has_conversations and tokenizer.chat_template is not None:
+        turn = end_of_turn(tokenizer.tokenizer, tokenizer.chat_template)
+        ends += [] if turn is None else [turn]
+    ends = list(dict.fromkeys(ends))
     begin = tokenizer.separator_id if config.bos_token_id is None else config.bos_token_id
-    return config.replace(bos_token_id=begin, eos_token_id=ends if len(ends) > 1 else ends[0])
+    return config.replace(bos_token_id=begin, eos_token_id=tuple(ends) if len(ends) > 1 else ends[0])
 
 
 def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> None:

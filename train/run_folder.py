@@ -30,6 +30,7 @@ from train.config import Recipe
 from train.corpus import Corpus
 from train.data_config import TokenizerSection
 from train.errors import RecipeError, RunError
+from train.lora import merged
 from train.tokenizer import CorpusTokenizer
 
 
@@ -85,7 +86,7 @@ class RunFolder:
         config = model.config
         generation = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id, "do_sample": True}
         save_checkpoint(
-            model,
+            merged(model),
             self.checkpoint,
             side_files=sorted(self._tokenizer.iterdir()),
             extra_files={"generation_config.json": generation},
