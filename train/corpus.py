@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from tqdm import tqdm
+
 from train.data_config import STORIES, DataSection, SourceSection
 from train.errors import DataError
 from train.sources import Document, read_source
@@ -80,12 +82,14 @@ class Corpus:
 
 def build_corpus(data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> Corpus:
     """All sources of a recipe, tokenized in memory. Raises DataError where one holds nothing."""
-    encoder = StreamEncoder(tokenizer.tokenizer, tokenizer.separator, tokenizer.chat_template)
     sources = []
-    for section in data.all_sources:
-        train, held_out = zip(*(encode_chunk(encoder, chunk) for chunk in chunks(section, data, seed)), strict=True)
-        hashes = [stream.sha256() for stream in train]
-        sources.append(TokenSource(section.name, section.weight, train, held_out, hashes))
+    with tqdm(unit="document", unit_scale=True, dynamic_ncols=True, leave=False, delay=2) as bar:
+        encoder = StreamEncoder(tokenizer.tokenizer, tokenizer.separator, tokenizer.chat_template, progress=bar.update)
+        for section in data.all_sources:
+            bar.set_description(section.name, refresh=False)
+            train, held_out = zip(*(encode_chunk(encoder, chunk) for chunk in chunks(section, data, seed)), strict=True)
+            hashes = [stream.sha256() for stream in train]
+            sources.append(TokenSource(section.name, section.weight, train, held_out, hashes))
     return assemble_corpus(sources, data, tokenizer.separator_id)
 
 

@@ -17,7 +17,7 @@ class TokenizerSection:
     """A byte-level BPE trained on the corpus, or a ready one."""
 
     vocab_size: int = 2048
-    path: str | None = None  # a tokenizer.json, or a folder that holds one; vocab_size is then its own
+    path: str | None = None  # a tokenizer.json, a folder that holds one, or a Hub id; its own vocab_size counts
     separator: str | None = None  # the token between documents; unset: `<|endoftext|>`, or else the tokenizer's BOS
     chat_template: str | None = None  # a Jinja file; unset: the tokenizer's own, or else ChatML
 

@@ -9,7 +9,8 @@ from tokenizers import Tokenizer
 from torch.optim import Optimizer
 
 from model import ModelConfig, TransformerModel, load_checkpoint
-from model.hub import resolve_checkpoint
+from model.checkpoint import TOKENIZER_FILES
+from model.hub import HUB_ID, resolve_checkpoint
 from train.batches import Batches
 from train.chat import end_of_turn
 from train.config import ModelSection, Recipe
@@ -61,7 +62,9 @@ def make_tokenizer(recipe: Recipe) -> CorpusTokenizer:
     """The tokenizer of a recipe: the one that it names, the one of the checkpoint that it starts from, or a new one."""
     section, checkpoint, tokens = recipe.tokenizer, recipe.model.init_from, recipe.data.tokens
     if section.path is not None:
-        return CorpusTokenizer.load(section.path, section)
+        is_hub_id = HUB_ID.fullmatch(section.path) and not section.path.endswith(".json")
+        path = resolve_checkpoint(section.path, files=TOKENIZER_FILES) if is_hub_id else section.path
+        return CorpusTokenizer.load(path, section)
     if checkpoint is not None:
         return CorpusTokenizer.load(resolve_checkpoint(checkpoint), section)
     if tokens is not None and TokenFolder(tokens).has_tokenizer:

@@ -100,8 +100,7 @@ class TokenFolder:
             return
         self._shards.mkdir(exist_ok=True)
         with tqdm(unit="document", unit_scale=True, dynamic_ncols=True, disable=not progress) as bar:
-            for done in _encoded(self._tasks(data, seed, bar), tokenizer, workers):
-                bar.update(done["documents"])
+            _encode_all(self._tasks(data, seed, bar), tokenizer, workers, bar)
         write_json(self._index, self._summary(data))
 
     def _tasks(self, data: DataSection, seed: int, bar: tqdm[Any]) -> Iterator[tuple[Path, Chunk]]:
@@ -173,39 +172,44 @@ def _plan(data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> Record:
     }
 
 
-def _encoded(tasks: Iterator[tuple[Path, Chunk]], tokenizer: CorpusTokenizer, workers: int) -> Iterator[Record]:
-    """Make each shard; yield what it holds when it is done."""
+def _encode_all(tasks: Iterator[tuple[Path, Chunk]], tokenizer: CorpusTokenizer, workers: int, bar: tqdm[Any]) -> None:
+    """Make each shard."""
     template = tokenizer.chat_template
-    parts = (tokenizer.tokenizer.to_str(), tokenizer.separator, template)
     if workers == 1:
-        _begin_worker(*parts)
-        yield from (_write_shard(*task) for task in tasks)
+        encoder = StreamEncoder(tokenizer.tokenizer, tokenizer.separator, template, progress=bar.update)
+        for task in tasks:
+            _write_shard(encoder, *task)
         return
     # Processes, for a thread would wait for the others' Python; new ones, for a fork copies the threads' locks.
     context = get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=(*parts, True)) as pool:
-        pending: set[Future[Record]] = set()
+    parts = (tokenizer.tokenizer.to_str(), tokenizer.separator, template)
+    with ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=parts) as pool:
+        pending: set[Future[int]] = set()
         for task in tasks:
-            pending.add(pool.submit(_write_shard, *task))
+            pending.add(pool.submit(_work, *task))
             if len(pending) > workers:  # one more than is worked on, so that memory holds few chunks
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        yield from (future.result() for future in pending)
+                bar.update(sum(future.result() for future in done))
+        bar.update(sum(future.result() for future in pending))
 
 
-_ENCODER: list[StreamEncoder] = []  # of this process
+_ENCODERS: list[StreamEncoder] = []  # a worker's own
 
 
-def _begin_worker(tokenizer: str, separator: str, template: ChatTemplate | None, is_one_of_many: bool = False) -> None:
-    if is_one_of_many:
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes fill the cores
-    _ENCODER[:] = [StreamEncoder(Tokenizer.from_str(tokenizer), separator, template)]
+def _begin_worker(tokenizer: str, separator: str, template: ChatTemplate | None) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes fill the cores
+    _ENCODERS.append(StreamEncoder(Tokenizer.from_str(tokenizer), separator, template))
 
 
-def _write_shard(shard: Path, chunk: Chunk) -> Record:
+def _work(shard: Path, chunk: Chunk) -> int:
+    _write_shard(_ENCODERS[0], shard, chunk)
+    return len(chunk)
+
+
+def _write_shard(encoder: StreamEncoder, shard: Path, chunk: Chunk) -> None:
     """Write a shard's arrays, and then the file that says what they are."""
     record: Record = {"shard": shard.name, "documents": len(chunk)}
-    for side, stream in zip(SIDES, encode_chunk(_ENCODER[0], chunk), strict=True):
+    for side, stream in zip(SIDES, encode_chunk(encoder, chunk), strict=True):
         arrays = {name: array for name in ARRAYS if (array := getattr(stream, name)) is not None}
         for name, array in arrays.items():
             with (
@@ -221,7 +225,6 @@ def _write_shard(shard: Path, chunk: Chunk) -> Record:
         }
     record["train_tokens"] = record["train"]["tokens"]
     write_json(shard.with_suffix(".json"), record)
-    return record
 
 
 def _read_json(path: Path) -> Record:

@@ -10,7 +10,7 @@ Knows no torch, so that the processes that tokenize start fast.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,14 +84,23 @@ class StreamEncoder:
         tokenizer: has the separator.
         separator: the token between documents.
         chat_template: for conversations; a document that is one is an error without it.
+        progress: called with how many more documents are done.
     """
 
-    def __init__(self, tokenizer: Tokenizer, separator: str, chat_template: ChatTemplate | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        separator: str,
+        chat_template: ChatTemplate | None = None,
+        *,
+        progress: Callable[[int], object] = lambda _: None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._plain = Tokenizer.from_str(tokenizer.to_str())
         self._plain.encode_special_tokens = True  # no text spells a separator
         self._separator = tokenizer.token_to_id(separator)
         self._chat_template = chat_template
+        self._progress = progress
         self._dtype = np.uint16 if max(tokenizer.get_vocab().values()) < 1 << 16 else np.uint32
 
     def encode(self, documents: Iterable[Document]) -> Stream:
@@ -125,6 +134,7 @@ class StreamEncoder:
                 else:
                     ids, mask = encode_conversation(self._tokenizer, self._chat_template, document)
                     yield ids, [False, *mask[1:]]
+            self._progress(len(several))
 
 
 def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
