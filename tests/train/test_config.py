@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from train.config import RECIPES_FOLDER, Recipe, read_recipe
@@ -100,6 +102,12 @@ def test_a_recipe_that_makes_no_sense_is_an_error_that_says_where(recipe_file, o
 def test_an_incomplete_recipe_is_an_error(recipe_file, text, complaint):
     with pytest.raises(RecipeError, match=complaint):
         read_recipe(recipe_file(text))
+
+
+def test_the_recipe_in_the_readme_reads(recipe_file):
+    readme = (RECIPES_FOLDER.parents[1] / "README.md").read_text()
+    [table] = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    assert len(read_recipe(recipe_file(MINIMAL + table)).data.sources) == 2
 
 
 def test_a_missing_recipe_names_those_that_there_are():

@@ -195,6 +195,17 @@ def test_a_tokenizer_that_is_larger_than_the_checkpoint_is_an_error(finetuning, 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_tokenizer_comes_from_the_hub_without_the_weights(finetuning, base, monkeypatch):
+    def download(name, *, revision, allow_patterns):
+        assert name == "somebody/theirs"
+        assert not [pattern for pattern in allow_patterns if "safetensors" in pattern]
+        return str(base)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    tokenizer = dict(finetuning().recipe.to_dict()["tokenizer"], path="somebody/theirs")
+    assert finetuning("other", tokenizer=tokenizer).tokenizer.get_vocab_size() == 500
+
+
 def test_conversations_without_a_template_are_an_error_before_anything_is_written(finetuning, tmp_path):
     with pytest.raises(DataError, match=r"set tokenizer\.chat_template"):
         finetuning(tokenizer={})

@@ -65,8 +65,9 @@ def test_twenty_steps_learn(tiny_run):
     assert outcome["entropy_ratio"] == pytest.approx(outcome["held_out_loss"] / outcome["true_loss"])
 
 
-def test_a_resumed_run_equals_an_undisturbed_one_to_the_bit(tiny_run, monkeypatch):
-    undisturbed, stopped = tiny_run("undisturbed"), tiny_run("stopped")
+@pytest.mark.parametrize("rows", ["packed", "document", "isolated"])
+def test_a_resumed_run_equals_an_undisturbed_one_to_the_bit(tiny_run, monkeypatch, rows):
+    undisturbed, stopped = (tiny_run(name, data={"rows": rows}) for name in ("undisturbed", "stopped"))
     train(undisturbed)
     with monkeypatch.context() as patch:
         stop_after(patch, 13)
