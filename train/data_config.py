@@ -23,10 +23,6 @@ class TokenizerSection:
 
     def __post_init__(self) -> None:
         require(self.vocab_size > 256, "tokenizer.vocab_size must be above 256: every byte is a token")
-        require(
-            self.separator is None or self.path is not None or self.separator == END_OF_TEXT,
-            f"tokenizer.separator is for a ready tokenizer; one that is trained here has {END_OF_TEXT}",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,8 @@ from train.batches import Batches
 from train.chat import end_of_turn
 from train.config import ModelSection, Recipe
 from train.corpus import Corpus, build_corpus, tokenizer_texts
-from train.errors import RecipeError
+from train.data_config import END_OF_TEXT
+from train.errors import RecipeError, require
 from train.lora import add_adapters
 from train.optimizer import build_optimizer
 from train.run_folder import RunFolder
@@ -53,7 +55,7 @@ def start_run(recipe: Recipe, folder: RunFolder, *, overwrite: bool = False) -> 
 def resume_run(folder: RunFolder) -> Run:
     """The run of a folder at the step of its last save."""
     recipe = folder.recipe()
-    run = _assemble(recipe, folder, folder.tokenizer(recipe.tokenizer))
+    run = _assemble(recipe, folder, folder.tokenizer(dataclasses.replace(recipe.tokenizer, chat_template=None)))
     run.step = folder.load_state(run.model, run.optimizer, data=run.corpus.fingerprint())
     return run
 
@@ -69,6 +71,7 @@ def make_tokenizer(recipe: Recipe) -> CorpusTokenizer:
         return CorpusTokenizer.load(resolve_checkpoint(checkpoint), section)
     if tokens is not None and TokenFolder(tokens).has_tokenizer:
         return CorpusTokenizer.load(TokenFolder(tokens).tokenizer, section)
+    require(section.separator in (None, END_OF_TEXT), f"tokenizer.separator: a tokenizer made here has {END_OF_TEXT}")
     return CorpusTokenizer(train_tokenizer(tokenizer_texts(recipe.data, recipe.run.seed), section.vocab_size))
 
 

@@ -87,8 +87,8 @@ def stream_spans(stream: Stream, context: int, cut: str) -> Spans:
     elif stream.learned is None:
         return PackedSpans(stream.predictions, context)
     else:
-        packed = PackedSpans(stream.predictions, context)
-        spans = np.array([packed[number] for number in range(len(packed))], np.int64).reshape(-1, 2)
+        begins = np.arange(0, stream.predictions, context)
+        spans = np.stack([begins, np.minimum(begins + context, stream.predictions)], axis=1)
     return spans if stream.learned is None else spans[_learned_in(stream.learned, spans) > 0]
 
 

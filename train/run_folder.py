@@ -63,7 +63,8 @@ class RunFolder:
             shutil.rmtree(self.path)
         write_json(self._recipe, recipe.to_dict())
         write_text(self.held_out, tokenizer.separator.join(corpus.held_out_texts(tokenizer)))
-        tokenizer.save(self._tokenizer, max_length=max_length, with_chat=corpus.has_conversations)
+        with_chat = corpus.has_conversations or recipe.tokenizer.chat_template is not None
+        tokenizer.save(self._tokenizer, max_length=max_length, with_chat=with_chat)
 
     def recipe(self) -> Recipe:
         """The recipe that the run was started with. Raises RunError where there is no run."""

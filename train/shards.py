@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
@@ -91,7 +92,7 @@ class TokenFolder:
         """
         if self._plan.is_file():
             self.check(data, tokenizer, seed)
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and {path.name for path in self.path.iterdir()} - {self.tokenizer.name}:
             raise DataError(f"{self.path} is there already and holds no tokens: give another folder")
         else:
             tokenizer.save(self.tokenizer, max_length=MODEL_MAX_LENGTH, with_chat=True)
@@ -163,7 +164,7 @@ def _plan(data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> Record:
     return {
         "format": FORMAT,
         "sources": sources,
-        "file_bytes": {path.name: path.stat().st_size for path in files},
+        "file_bytes": {os.path.relpath(path, data.root): path.stat().st_size for path in files},
         "held_out": data.held_out,
         "chunk_characters": CHUNK_CHARACTERS,
         "tokenizer_sha256": hashlib.sha256(tokenizer.tokenizer.to_str().encode()).hexdigest(),
@@ -197,6 +198,7 @@ _ENCODERS: list[StreamEncoder] = []  # a worker's own
 
 
 def _begin_worker(tokenizer: str, separator: str, template: ChatTemplate | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits: what is begun is finished
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes fill the cores
     _ENCODERS.append(StreamEncoder(Tokenizer.from_str(tokenizer), separator, template))
 

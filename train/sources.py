@@ -55,15 +55,9 @@ def source_files(source: SourceSection, root: str) -> list[Path]:
         return []
     path = Path(root) / source.path
     if any(letter in source.path for letter in "*?["):
-        found = sorted(Path(root).glob(source.path)) if not Path(source.path).is_absolute() else _absolute_glob(path)
-        if not found:
-            raise DataError(f"no file matches {path}")
-        return found
+        above = Path(path.anchor or ".")
+        return sorted(above.glob(str(path.relative_to(above))))
     return [path]
-
-
-def _absolute_glob(pattern: Path) -> list[Path]:
-    return sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
 
 
 def _documents(source: SourceSection, data: DataSection, seed: int) -> Iterator[Document]:
@@ -71,7 +65,10 @@ def _documents(source: SourceSection, data: DataSection, seed: int) -> Iterator[
         yield from _read_hub(source)
     elif source.path == STORIES:
         yield from islice(stories(seed), data.documents)
-    for path in source_files(source, data.root):
+    files = source_files(source, data.root)
+    if source.path not in (None, STORIES) and not files:
+        raise DataError(f"no file matches {Path(data.root) / str(source.path)}")
+    for path in files:
         try:
             yield from _read_file(path, source)
         except OSError as error:  # gzip's errors have no strerror

@@ -218,6 +218,7 @@ def test_a_run_on_changed_data_cannot_be_resumed(tiny_run, tmp_path):
     ("sections", "error", "complaint"),
     [
         ({"tokenizer": {"vocab_size": 600}}, RecipeError, r"has 600 tokens, the model's vocabulary only 512"),
+        ({"tokenizer": {"separator": "<s>"}}, RecipeError, r"a tokenizer made here has <\|endoftext\|>"),
         ({"data": {"context": 65}}, RecipeError, r"data\.context 65 exceeds the model's 64 positions"),
         ({"model": {"preset": "huge"}}, ModelError, "no preset 'huge'"),
         ({"model": {"overrides": {"hidden_sizes": 3}}}, RecipeError, "model.overrides: .*hidden_sizes"),
