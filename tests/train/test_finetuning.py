@@ -217,9 +217,9 @@ def fairy_tales(shared_data, tmp_path_factory):
     """stories260k after it has read the Grimms for a few steps, and its held-out loss before."""
     values = read_recipe("finetune-text").to_dict()
     values["model"]["init_from"] = str(shared_data / "stories260k")
-    values["data"] |= {"root": str(shared_data / "corpora"), "context": 128, "held_out_tokens": 8000}
-    values["schedule"] = {"steps": 30, "warmup_steps": 5, "decay_steps": 15}
-    values["run"] |= {"sample_every": 30, "evaluate_every": 30, "threads": 1}
+    values["data"] |= {"root": str(shared_data / "corpora"), "context": 128, "held_out_tokens": 3000}
+    values["schedule"] = {"steps": 16, "warmup_steps": 2, "decay_steps": 8}
+    values["run"] |= {"sample_every": 16, "evaluate_every": 16, "threads": 1}
     run = start_run(Recipe.from_dict(values), RunFolder(tmp_path_factory.mktemp("grimm") / "run"))
     before = held_out_loss(run.model, run.corpus, run.recipe.data.context)
     return run, before, train(run)["held_out_loss"]
