@@ -30,6 +30,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     resume = _command(subparsers, commands.resume, "python -m train resume runs/stories")
     resume.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    resume.add_argument(
+        "--set", action="append", default=[], metavar="machine.KEY=VALUE", help="use the machine in another way"
+    )
+
+    for command in (run, resume):
+        command.add_argument("--stop-at", type=_positive, metavar="STEP", help="save and end there; resume goes on")
 
     tokenizer = _command(
         subparsers, commands.tokenizer, "python -m train tokenizer book.txt --out tokenizers/book --vocab-size 4096"

@@ -17,6 +17,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from train.errors import RecipeError
+
 IGNORED = -100  # the label that cross_entropy skips
 
 Span = tuple[int, int]  # the predictions [start, end): the inputs are stream[start:end], the labels one further
@@ -30,18 +32,32 @@ class Batches:
         spans: the rows.
         batch_size: rows a step.
         seed: decides the order of rows.
+        rank: which share of a step's rows to give: every `world_size`-th.
+        world_size: into how many shares a step's rows are cut; together they are the same rows however many.
+
+    Raises:
+        RecipeError: the shares would differ in size.
     """
 
-    def __init__(self, stream: Tensor, spans: Sequence[Span], *, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, stream: Tensor, spans: Sequence[Span], *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if batch_size % world_size:
+            raise RecipeError(f"data.batch_size {batch_size} cannot be shared evenly by {world_size} processes")
         self._stream = stream
         self._spans = spans
         self._batch_size = batch_size
         self._seed = seed
+        self._rank = rank
+        self._world_size = world_size
         self._orders: dict[int, list[int]] = {}
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """input_ids and labels of a step, int64 [batch_size, longest row]; labels[i] is what follows input_ids[i]."""
-        drawn = range(step * self._batch_size, (step + 1) * self._batch_size)
+        """input_ids and labels of this rank's rows of a step; labels[i] is what follows input_ids[i].
+
+        Both are int64 [batch_size / world_size, longest of these rows].
+        """
+        drawn = range(step * self._batch_size + self._rank, (step + 1) * self._batch_size, self._world_size)
         return pad_rows(self._stream, [self._spans[self._row(number)] for number in drawn])
 
     def _row(self, number: int) -> int:

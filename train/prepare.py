@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
+from torch import nn
 from torch.optim import Optimizer
 
 from model import ModelConfig, TransformerModel, load_checkpoint
@@ -13,7 +16,12 @@ from train.batches import Batches, document_spans, packed_spans
 from train.config import ModelSection, Recipe, TokenizerSection
 from train.corpus import Corpus, Texts, encode_texts, read_texts
 from train.errors import DataError, RecipeError
-from train.optimizer import build_optimizer
+from train.loss import NextTokenLoss
+from train.metrics import summary_writer_class
+from train.optimizer import build_optimizers
+from train.placement import place, whole_model
+from train.ranks import Ranks, join_ranks
+from train.record import run_record, session_record
 from train.run_folder import RunFolder
 from train.tokenizer import END_OF_TEXT, load_tokenizer, train_tokenizer
 
@@ -23,37 +31,69 @@ TOKENIZER_DOCUMENTS = 10_000
 
 @dataclass
 class Run:
-    """A run at one of its steps."""
+    """A run at one of its steps, as one of its ranks sees it."""
 
     recipe: Recipe
     folder: RunFolder
+    ranks: Ranks
     model: TransformerModel
-    optimizer: Optimizer
+    loss: nn.Module  # a NextTokenLoss over the model, as it lies on the devices
+    optimizers: tuple[Optimizer, ...]
     tokenizer: Tokenizer
     corpus: Corpus
     batches: Batches
     step: int = 0  # updates done
+    skipped_in_a_row: int = 0  # steps just now whose loss was no number
 
     def save(self) -> None:
-        """Write checkpoint and state."""
-        self.folder.save(self.model, self.optimizer, step=self.step, data=self.corpus.fingerprint())
+        """Write the state, then the checkpoint. All ranks must call this. Raises RunError, as `States.save` does."""
+        self.folder.states.save(
+            self.model,
+            self.optimizers,
+            self.ranks,
+            step=self.step,
+            data=self.corpus.fingerprint(),
+            keep_last=self.recipe.run.keep_last,
+        )
+        self.save_model(self.folder.checkpoint)
+
+    def save_model(self, folder: Path) -> None:
+        """Write the model alone as a checkpoint folder. All ranks must call this."""
+        model = whole_model(self.model, self.ranks)
+        if model is not None:
+            self.folder.save_model(model, folder)
+        self.ranks.wait()
 
 
 def start_run(recipe: Recipe, folder: RunFolder, *, overwrite: bool = False) -> Run:
     """A run at step 0; its folder is made once everything was found in order."""
-    folder.check_free(overwrite=overwrite)
+    ranks = join_ranks(recipe.machine)
+    if ranks.is_first:
+        folder.check_free(overwrite=overwrite)
     texts = read_texts(recipe.data, recipe.run.seed)
     tokenizer = _tokenizer(recipe.tokenizer, texts)
-    run = _assemble(recipe, folder, texts, tokenizer)
-    folder.create(recipe, tokenizer, texts.held_out, max_length=run.model.config.max_position_embeddings)
+    run = _assemble(recipe, folder, ranks, texts, tokenizer)
+    if ranks.is_first:
+        context = run.model.config.max_position_embeddings
+        folder.create(run_record(run), tokenizer, texts.held_out, max_length=context)
+    ranks.wait()
     return run
 
 
-def resume_run(folder: RunFolder) -> Run:
-    """The run of a folder at the step of its last save."""
-    recipe = folder.recipe()
-    run = _assemble(recipe, folder, read_texts(recipe.data, recipe.run.seed), folder.tokenizer())
-    run.step = folder.load_state(run.model, run.optimizer, data=run.corpus.fingerprint())
+def resume_run(folder: RunFolder, overrides: Iterable[str] = ()) -> Run:
+    """The run of a folder at the step of its last whole state.
+
+    `overrides`, such as `machine.threads=8`, change how the machine is used. The checkpoint is written anew, so that it
+    is of the step that the run goes on from.
+    """
+    recipe = folder.recipe().on_another_machine(overrides)
+    ranks = join_ranks(recipe.machine)
+    run = _assemble(recipe, folder, ranks, read_texts(recipe.data, recipe.run.seed), folder.tokenizer())
+    run.step = folder.states.load(run.model, run.optimizers, ranks, data=run.corpus.fingerprint())
+    if ranks.is_first:
+        folder.clean()
+        folder.add_session(session_record(run))
+    run.save_model(folder.checkpoint)
     return run
 
 
@@ -63,9 +103,9 @@ def _tokenizer(section: TokenizerSection, texts: Texts) -> Tokenizer:
     return train_tokenizer(texts.train[:TOKENIZER_DOCUMENTS], section.vocab_size)
 
 
-def _assemble(recipe: Recipe, folder: RunFolder, texts: Texts, tokenizer: Tokenizer) -> Run:
-    if recipe.run.threads:
-        torch.set_num_threads(recipe.run.threads)
+def _assemble(recipe: Recipe, folder: RunFolder, ranks: Ranks, texts: Texts, tokenizer: Tokenizer) -> Run:
+    if recipe.run.tensorboard:
+        summary_writer_class()
     torch.manual_seed(recipe.run.seed)
     model = _model(recipe.model, tokenizer)
     context = recipe.data.context
@@ -76,18 +116,28 @@ def _assemble(recipe: Recipe, folder: RunFolder, texts: Texts, tokenizer: Tokeni
     corpus = encode_texts(texts, tokenizer)
     if len(corpus.train) <= context:
         raise DataError(f"the data hold {len(corpus.train)} tokens to train on, less than one row of {context}")
-    return Run(
-        recipe, folder, model, build_optimizer(model, recipe.optimizer), tokenizer, corpus, _batches(recipe, corpus)
-    )
+    batches = _batches(recipe, corpus, ranks)
+    machine = recipe.machine
+    loss = NextTokenLoss(model, z_loss=recipe.optimizer.z_loss, chunk_tokens=machine.loss_chunk_tokens)
+    placed = place(loss, machine, ranks)
+    optimizers = build_optimizers(model, recipe.optimizer)
+    return Run(recipe, folder, ranks, model, placed, optimizers, tokenizer, corpus, batches)
 
 
-def _batches(recipe: Recipe, corpus: Corpus) -> Batches:
+def _batches(recipe: Recipe, corpus: Corpus, ranks: Ranks) -> Batches:
     data, stream = recipe.data, corpus.train
     if data.separate_documents:
         spans = document_spans(stream, data.context, corpus.separator)
     else:
         spans = packed_spans(stream, data.context)
-    return Batches(stream, spans, batch_size=data.batch_size, seed=recipe.run.seed)
+    return Batches(
+        stream,
+        spans,
+        batch_size=data.batch_size,
+        seed=recipe.run.seed,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
 
 
 def _model(section: ModelSection, tokenizer: Tokenizer) -> TransformerModel:
