@@ -64,6 +64,8 @@ class States:
             RunError: it could not be written, on a full disk for example. Every older state still stands.
         """
         final, partial = self.folder / _name(step), self.folder / f".{_name(step)}.partial"
+        if ranks.largest(int(ranks.is_first and _is_whole(final))):
+            return  # it would be written over itself, and be gone for a moment
         try:
             if ranks.is_first:
                 self.clean()
@@ -154,6 +156,14 @@ def _check_whole(folder: Path) -> dict[str, Any]:
         if found != size:
             raise ValueError(f"{name} has {found:,} bytes of {size:,}")
     return about
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        _check_whole(folder)
+    except BROKEN:
+        return False
+    return True
 
 
 def _flush(folder: Path, *, inside: bool = True) -> None:

@@ -120,6 +120,7 @@ def test_recomputed_activations_change_nothing(model, batch):
 
 
 @pytest.mark.slow  # the compiler takes half a minute
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler about torch
 def test_a_compiled_loss_is_the_loss(model, batch):
     expected = gradients(model, NextTokenLoss(model)(*batch)[0])
     compiled = place(NextTokenLoss(model), MachineSection(compile=True), Ranks())
