@@ -294,6 +294,21 @@ class TransformerModel(nn.Module):
         Raises:
             ValueError: the tokens do not fit the context or the cache, or documents come with a cache.
         """
+        hidden = self.hidden_states(input_ids, position_ids=position_ids, document_ids=document_ids, kv_cache=kv_cache)
+        return self.lm_head(hidden[:, -num_logits_to_keep:])  # -0 keeps all
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        *,
+        position_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        kv_cache: KVCache | None = None,
+    ) -> Tensor:
+        """What the head reads: float [batch, sequence, hidden_size]. Arguments and errors are those of `forward`.
+
+        A loss that computes logits a few at a time starts here.
+        """
         start = kv_cache.length if kv_cache is not None else 0
         end = start + input_ids.shape[1]
         context = self.config.max_position_embeddings
@@ -310,7 +325,7 @@ class TransformerModel(nn.Module):
         hidden = self.model(input_ids, position_ids, kv_cache, mask)
         if kv_cache is not None:
             kv_cache.length = end
-        return self.lm_head(hidden[:, -num_logits_to_keep:])  # -0 keeps all
+        return hidden
 
     @torch.inference_mode()
     def generate(

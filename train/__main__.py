@@ -30,6 +30,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     resume = _command(subparsers, commands.resume, "python -m train resume runs/stories")
     resume.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    resume.add_argument(
+        "--set", action="append", default=[], metavar="machine.KEY=VALUE", help="use the machine in another way"
+    )
+
+    for command in (run, resume):
+        command.add_argument("--stop-at", type=_positive, metavar="STEP", help="save and end there; resume goes on")
 
     tokenize = _command(subparsers, commands.tokenize, "python -m train tokenize my.toml --out tokens/my --workers 8")
     tokenize.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of a recipe in train/recipes")

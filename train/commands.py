@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from argparse import Namespace
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from train.data_config import DataSection, TokenizerSection
     from train.prepare import Run
 
-INTERRUPTED = 130  # a shell's exit code for SIGINT
+INTERRUPTED = 128 + signal.SIGINT  # what a shell says of a process that a signal ended
 
 
 def run(arguments: Namespace) -> int:
@@ -31,7 +32,7 @@ def resume(arguments: Namespace) -> int:
     from train.prepare import resume_run
     from train.run_folder import RunFolder
 
-    return _train(resume_run(RunFolder(arguments.run)), arguments)
+    return _train(resume_run(RunFolder(arguments.run), arguments.set), arguments)
 
 
 def tokenize(arguments: Namespace) -> int:
@@ -105,33 +106,40 @@ def stories(arguments: Namespace) -> int:
 
 
 def _train(run: Run, arguments: Namespace) -> int:
-    """Train, draw the curve, and tell how it went."""
+    """Train, draw the curve, and tell how it went. Rank 0 alone speaks."""
     from model.parameters import parameter_counts
     from train.loop import train
     from train.metrics import read_metrics
     from train.plot import plot_runs
+    from train.ranks import leave_ranks
 
+    folder, first = run.folder, run.ranks.is_first
     parameters = parameter_counts(run.model.config)["total"]
-    _say(f"{parameters:,} parameters, {run.corpus.train_tokens:,} tokens to train on, in {run.folder.path}")
+    if first:
+        _say(f"{parameters:,} parameters, {run.corpus.train_tokens:,} tokens to train on, in {folder.path}")
     started = time.perf_counter()
-    outcome = train(run)
-    if run.folder.metrics.stat().st_size:
-        plot_runs([run.folder.path], run.folder.picture)
+    outcome = train(run, stop_at=arguments.stop_at)
+    leave_ranks()
+    code = 128 + signal.Signals[outcome["stopped_by"]] if outcome["stopped_by"] else 0
+    if not first:
+        return code
+    if folder.metrics.stat().st_size:
+        plot_runs([folder.path], folder.picture)
     summary: dict[str, Any] = {
         **outcome,
         "parameters": parameters,
-        "train_tokens": sum(line["tokens"] for line in read_metrics(run.folder.metrics)),
+        "train_tokens": sum(line["tokens"] for line in read_metrics(folder.metrics)),
         "seconds": round(time.perf_counter() - started, 2),
-        "run": str(run.folder.path),
-        "checkpoint": str(run.folder.checkpoint),
+        "run": str(folder.path),
+        "checkpoint": str(folder.checkpoint),
     }
     if not outcome["finished"]:
-        _say(f"stopped at step {run.step}; go on with: python -m train resume {run.folder.path}")
+        _say(f"stopped at step {run.step}; go on with: python -m train resume {folder.path}")
     else:
-        _say(f"{summary['seconds']:.0f} s; the model is {run.folder.checkpoint}, its loss curve {run.folder.picture}")
+        _say(f"{summary['seconds']:.0f} s; the model is {folder.checkpoint}, its loss curve {folder.picture}")
     if arguments.json:
         _print_json(summary)
-    return 0 if outcome["finished"] else INTERRUPTED
+    return code
 
 
 def _say(line: str) -> None:

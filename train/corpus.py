@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from train.data_config import STORIES, DataSection, SourceSection
@@ -68,10 +69,15 @@ class Corpus:
         """Whether some tokens are there to be read and not to be learned."""
         return any(stream.learned is not None for source in self.sources for stream in source.train)
 
-    def held_out_texts(self, tokenizer: CorpusTokenizer) -> list[str]:
+    @property
+    def held_out_tokens(self) -> int:
+        """How many tokens an evaluation predicts."""
+        return sum(stream.learnable for stream in self.held_out)
+
+    def held_out_texts(self, tokenizer: Tokenizer) -> list[str]:
         """The documents of `held_out`."""
         ids = [ids for stream in self.held_out for ids in stream.texts()]
-        texts: list[str] = tokenizer.tokenizer.decode_batch(ids, skip_special_tokens=False)
+        texts: list[str] = tokenizer.decode_batch(ids, skip_special_tokens=False)
         return texts
 
     def fingerprint(self) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
+from torch import nn
 from torch.optim import Optimizer
 
 from model import ModelConfig, TransformerModel, load_checkpoint
@@ -19,7 +22,12 @@ from train.corpus import Corpus, build_corpus, tokenizer_texts
 from train.data_config import END_OF_TEXT
 from train.errors import RecipeError, require
 from train.lora import add_adapters
-from train.optimizer import build_optimizer
+from train.loss import NextTokenLoss
+from train.metrics import summary_writer_class
+from train.optimizer import build_optimizers
+from train.placement import place, whole_model
+from train.ranks import Ranks, join_ranks
+from train.record import run_record, session_record
 from train.run_folder import RunFolder
 from train.shards import TokenFolder
 from train.tokenizer import CorpusTokenizer, train_tokenizer
@@ -27,36 +35,70 @@ from train.tokenizer import CorpusTokenizer, train_tokenizer
 
 @dataclass
 class Run:
-    """A run at one of its steps."""
+    """A run at one of its steps, as one of its ranks sees it."""
 
     recipe: Recipe
     folder: RunFolder
+    ranks: Ranks
     model: TransformerModel
-    optimizer: Optimizer
+    loss: nn.Module  # a NextTokenLoss over the model, as it lies on the devices
+    optimizers: tuple[Optimizer, ...]
     tokenizer: Tokenizer
     corpus: Corpus
     batches: Batches
     step: int = 0  # updates done
+    skipped_in_a_row: int = 0  # steps just now whose loss was no number
 
     def save(self) -> None:
-        """Write checkpoint and state."""
-        self.folder.save(self.model, self.optimizer, step=self.step, data=self.corpus.fingerprint())
+        """Write the state, then the checkpoint. All ranks must call this. Raises RunError, as `States.save` does."""
+        self.folder.states.save(
+            self.model,
+            self.optimizers,
+            self.ranks,
+            step=self.step,
+            data=self.corpus.fingerprint(),
+            keep_last=self.recipe.run.keep_last,
+        )
+        self.save_model(self.folder.checkpoint)
+
+    def save_model(self, folder: Path) -> None:
+        """Write the model alone as a checkpoint folder. All ranks must call this."""
+        model = whole_model(self.model, self.ranks)
+        if model is not None:
+            self.folder.save_model(model, folder)
+        self.ranks.wait()
 
 
 def start_run(recipe: Recipe, folder: RunFolder, *, overwrite: bool = False) -> Run:
     """A run at step 0; its folder is made once everything was found in order."""
-    folder.check_free(overwrite=overwrite)
+    ranks = join_ranks(recipe.machine)
+    if ranks.is_first:
+        folder.check_free(overwrite=overwrite)
     tokenizer = make_tokenizer(recipe)
-    run = _assemble(recipe, folder, tokenizer)
-    folder.create(recipe, tokenizer, run.corpus, max_length=run.model.config.max_position_embeddings)
+    run = _assemble(recipe, folder, ranks, tokenizer)
+    if ranks.is_first:
+        context = run.model.config.max_position_embeddings
+        with_chat = run.corpus.has_conversations or recipe.tokenizer.chat_template is not None
+        folder.create(run_record(run), tokenizer, run.corpus, max_length=context, with_chat=with_chat)
+    ranks.wait()
     return run
 
 
-def resume_run(folder: RunFolder) -> Run:
-    """The run of a folder at the step of its last save."""
-    recipe = folder.recipe()
-    run = _assemble(recipe, folder, folder.tokenizer(dataclasses.replace(recipe.tokenizer, chat_template=None)))
-    run.step = folder.load_state(run.model, run.optimizer, data=run.corpus.fingerprint())
+def resume_run(folder: RunFolder, overrides: Iterable[str] = ()) -> Run:
+    """The run of a folder at the step of its last whole state.
+
+    `overrides`, such as `machine.threads=8`, change how the machine is used. The checkpoint is written anew, so that it
+    is of the step that the run goes on from.
+    """
+    recipe = folder.recipe().on_another_machine(overrides)
+    ranks = join_ranks(recipe.machine)
+    tokenizer = folder.tokenizer(dataclasses.replace(recipe.tokenizer, chat_template=None))
+    run = _assemble(recipe, folder, ranks, tokenizer)
+    run.step = folder.states.load(run.model, run.optimizers, ranks, data=run.corpus.fingerprint())
+    if ranks.is_first:
+        folder.clean()
+        folder.add_session(session_record(run))
+    run.save_model(folder.checkpoint)
     return run
 
 
@@ -75,20 +117,21 @@ def make_tokenizer(recipe: Recipe) -> CorpusTokenizer:
     return CorpusTokenizer(train_tokenizer(tokenizer_texts(recipe.data, recipe.run.seed), section.vocab_size))
 
 
-def make_corpus(recipe: Recipe, tokenizer: CorpusTokenizer) -> Corpus:
+def make_corpus(recipe: Recipe, tokenizer: CorpusTokenizer, ranks: Ranks) -> Corpus:
     """The text of a recipe in tokens: in memory, or from a folder of shards, which is made where it is not complete."""
     data, seed = recipe.data, recipe.run.seed
     if data.tokens is None:
         return build_corpus(data, tokenizer, seed)
     folder = TokenFolder(data.tokens)
-    if not folder.is_complete:
+    if ranks.is_first and not folder.is_complete:
         folder.make(data, tokenizer, seed)
+    ranks.wait()
     return folder.corpus(data, tokenizer, seed)
 
 
-def _assemble(recipe: Recipe, folder: RunFolder, tokenizer: CorpusTokenizer) -> Run:
-    if recipe.run.threads:
-        torch.set_num_threads(recipe.run.threads)
+def _assemble(recipe: Recipe, folder: RunFolder, ranks: Ranks, tokenizer: CorpusTokenizer) -> Run:
+    if recipe.run.tensorboard:
+        summary_writer_class()
     torch.manual_seed(recipe.run.seed)
     model = _model(recipe.model, tokenizer)
     context = recipe.data.context
@@ -96,13 +139,16 @@ def _assemble(recipe: Recipe, folder: RunFolder, tokenizer: CorpusTokenizer) -> 
         raise RecipeError(
             f"data.context {context} exceeds the model's {model.config.max_position_embeddings} positions"
         )
-    corpus = make_corpus(recipe, tokenizer)
+    corpus = make_corpus(recipe, tokenizer, ranks)
     model.config = _with_special_tokens(model.config, tokenizer, corpus)
     if recipe.lora is not None:
         add_adapters(model, recipe.lora)
-    batches = Batches(corpus.sources, recipe.data, seed=recipe.run.seed)
-    optimizer = build_optimizer(model, recipe.optimizer)
-    return Run(recipe, folder, model, optimizer, tokenizer.tokenizer, corpus, batches)
+    batches = Batches(corpus.sources, recipe.data, seed=recipe.run.seed, rank=ranks.rank, world_size=ranks.world_size)
+    machine = recipe.machine
+    loss = NextTokenLoss(model, z_loss=recipe.optimizer.z_loss, chunk_tokens=machine.loss_chunk_tokens)
+    placed = place(loss, machine, ranks)
+    optimizers = build_optimizers(model, recipe.optimizer)
+    return Run(recipe, folder, ranks, model, placed, optimizers, tokenizer.tokenizer, corpus, batches)
 
 
 def _model(section: ModelSection, tokenizer: CorpusTokenizer) -> TransformerModel:

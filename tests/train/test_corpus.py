@@ -49,7 +49,7 @@ def test_the_true_loss_is_nats_a_story_over_tokens_a_story():
 def test_what_is_held_out_is_of_every_source_and_is_not_trained_on(lines):
     sources = (lines("cat", 100), lines("dog", 100))
     made, tokenizer = corpus(DataSection(sources=sources, held_out=0.2, context=16))
-    held_out = set(made.held_out_texts(tokenizer))
+    held_out = set(made.held_out_texts(tokenizer.tokenizer))
     assert {text.split()[0] for text in held_out} == {"cat", "dog"}
     assert all(is_held_out(text, 0.2) for text in held_out)
     learned = [
@@ -74,7 +74,7 @@ def test_a_text_that_spells_the_separator_does_not_end_there(tmp_path):
     path = tmp_path / "text.jsonl"
     path.write_text("".join(json.dumps({"text": f"{number}<|endoftext|>{number}" * 9}) + "\n" for number in range(50)))
     made, tokenizer = corpus(DataSection(source=str(path), held_out=0.2, context=16))
-    assert all("<|endoftext|>" in text for text in made.held_out_texts(tokenizer))
+    assert all("<|endoftext|>" in text for text in made.held_out_texts(tokenizer.tokenizer))
     assert int((made.held_out[0].tokens == 0).sum()) == len(made.held_out[0].documents) + 1
 
 
