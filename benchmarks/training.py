@@ -20,14 +20,16 @@ import tempfile
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model import ModelConfig, TransformerModel
-from train.batches import Batches, packed_spans
-from train.config import DataSection, MachineSection, ModelSection, OptimizerSection, Recipe, ScheduleSection
-from train.corpus import Corpus
+from train.batches import Batches
+from train.config import MachineSection, ModelSection, OptimizerSection, Recipe, ScheduleSection
+from train.corpus import Corpus, TokenSource
+from train.data_config import DataSection
 from train.loop import training_step
 from train.loss import NextTokenLoss
 from train.optimizer import build_optimizers
@@ -35,6 +37,7 @@ from train.placement import place
 from train.prepare import Run
 from train.ranks import Ranks
 from train.run_folder import RunFolder
+from train.streams import Stream
 
 Steps = Callable[[int], None]  # takes so many steps
 OPTIMIZER = OptimizerSection(lr=1e-3)
@@ -51,7 +54,10 @@ def ours(config: ModelConfig, stream: Tensor, rows: int, context: int, machine: 
     )
     model = TransformerModel(config)
     loss = place(NextTokenLoss(model), machine, Ranks())
-    batches = Batches(stream, packed_spans(stream, context), batch_size=rows, seed=0)
+    ids = stream.numpy().astype(np.uint16)
+    everything = Stream(ids, np.array([[0, len(ids) - 1]]))
+    source = TokenSource("random", None, [everything], [], [])
+    batches = Batches([source], recipe.data, seed=0)
     run = Run(
         recipe,
         RunFolder("nowhere"),
@@ -60,7 +66,7 @@ def ours(config: ModelConfig, stream: Tensor, rows: int, context: int, machine: 
         loss,
         build_optimizers(model, OPTIMIZER),
         None,  # type: ignore[arg-type] - a step needs no tokenizer
-        Corpus(stream, stream, separator=0),
+        Corpus([source], [everything], separator=0),
         batches,
     )
     return lambda count: [training_step(run) for _ in range(count)] and None
