@@ -166,7 +166,10 @@ def save_checkpoint(
             shutil.copyfile(path, temporary / path.name)
         for name, value in (extra_files or {}).items():
             write_json(temporary / name, value)
-        _save_tensors(tensors, temporary, max_shard_bytes)
+        try:
+            _save_tensors(tensors, temporary, max_shard_bytes)
+        except SafetensorError as error:  # a full disk, which safetensors does not tell as an OSError
+            raise CheckpointError(f"{folder} could not be written: {error}; what stood there before stands") from None
     return Path(folder)
 
 

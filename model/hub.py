@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from model.errors import CheckpointError, CheckpointNotFoundError
@@ -12,12 +13,13 @@ DOWNLOADED = ("*.safetensors", "*.safetensors.index.json", "*.json", "chat_templ
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # not ../name, which is a path
 
 
-def resolve_checkpoint(name: str | Path, revision: str | None = None) -> Path:
+def resolve_checkpoint(name: str | Path, revision: str | None = None, *, files: Sequence[str] = DOWNLOADED) -> Path:
     """The local folder of a checkpoint.
 
     Args:
         name: a folder, or a Hub id such as `HuggingFaceTB/SmolLM2-135M`. A folder that exists wins.
         revision: branch, tag or commit of a Hub id.
+        files: patterns of those that are downloaded.
 
     Raises:
         CheckpointNotFoundError: neither a folder nor a Hub repository.
@@ -36,7 +38,7 @@ def resolve_checkpoint(name: str | Path, revision: str | None = None) -> Path:
     except ImportError:
         raise CheckpointError(f"there is no folder {name}; for the Hub: pip install huggingface_hub") from None
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(DOWNLOADED)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
     except (RepositoryNotFoundError, HFValidationError):
         raise CheckpointNotFoundError(f"there is neither a folder nor a Hub repository {name}") from None
     except Exception as error:  # noqa: BLE001 - the library's HTTP client has classes of its own for dropped connections

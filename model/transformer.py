@@ -113,7 +113,12 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
 
     def forward(
-        self, x: Tensor, position_ids: Tensor, rotary: RotaryPositionalEmbedding, kv_cache: KVCache | None
+        self,
+        x: Tensor,
+        position_ids: Tensor,
+        rotary: RotaryPositionalEmbedding,
+        kv_cache: KVCache | None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """[batch, sequence, hidden_size] -> the same shape."""
         heads = (*x.shape[:2], -1, self.head_dim)
@@ -123,19 +128,20 @@ class Attention(nn.Module):
         query, key = rotary(query, position_ids), rotary(key, position_ids)
         if kv_cache is not None:
             key, value = kv_cache.append(self.layer, key, value)
-        attended = causal_attention(query, key, value)
+        attended = causal_attention(query, key, value, mask)
         return self.o_proj(attended.transpose(1, 2).flatten(2))
 
 
-def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(Q K^T / sqrt(head_dim)) V, where the queries are the last tokens of the keys' sequence.
 
     query [batch, heads, sequence, head_dim]; key and value [batch, kv_heads, total, head_dim], total >= sequence.
-    Query i stands at position total - sequence + i and sees no later key.
+    Query i stands at position total - sequence + i and sees no later key; or a mask, bool [batch, 1, sequence, total],
+    says which keys it sees.
     """
     sequence, total = query.shape[2], key.shape[2]
-    mask = None
-    if 1 < sequence < total:  # a chunk after cached tokens; torch's is_causal would align it to the first key
+    if mask is None and 1 < sequence < total:
+        # A chunk after cached tokens: torch's is_causal would align it to the first key.
         mask = torch.ones(sequence, total, dtype=torch.bool, device=query.device).tril(total - sequence)
     return F.scaled_dot_product_attention(
         query,
@@ -145,6 +151,20 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         is_causal=mask is None and sequence > 1,
         enable_gqa=query.shape[1] != key.shape[1],
     )
+
+
+def document_mask(document_ids: Tensor) -> Tensor:
+    """Which keys a query sees where none may look into another document: bool [batch, 1, sequence, sequence]."""
+    same = document_ids.unsqueeze(-1) == document_ids.unsqueeze(-2)
+    return same.tril().unsqueeze(1)
+
+
+def positions_in_documents(document_ids: Tensor) -> Tensor:
+    """Each token's place in its document, from 0, where a row holds one after another; int64 [batch, sequence]."""
+    places = torch.arange(document_ids.shape[1], device=document_ids.device).expand_as(document_ids)
+    begins = torch.ones_like(document_ids, dtype=torch.bool)
+    begins[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    return places - places.where(begins, 0).cummax(1).values
 
 
 class MLP(nn.Module):
@@ -172,10 +192,15 @@ class TransformerBlock(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Tensor, position_ids: Tensor, rotary: RotaryPositionalEmbedding, kv_cache: KVCache | None
+        self,
+        x: Tensor,
+        position_ids: Tensor,
+        rotary: RotaryPositionalEmbedding,
+        kv_cache: KVCache | None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """[batch, sequence, hidden_size] -> the same shape."""
-        x = x + self.self_attn(self.input_layernorm(x), position_ids, rotary, kv_cache)
+        x = x + self.self_attn(self.input_layernorm(x), position_ids, rotary, kv_cache, mask)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -194,13 +219,15 @@ class TransformerTrunk(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary = RotaryPositionalEmbedding(config)
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, kv_cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, kv_cache: KVCache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """input_ids and position_ids int64 [batch, sequence] -> hidden states [batch, sequence, hidden_size]."""
         x = self.embed_tokens(input_ids)
         if self.embed_positions is not None:
             x = x + self.embed_positions(position_ids)
         for block in self.layers:
-            x = block(x, position_ids, self.rotary, kv_cache)
+            x = block(x, position_ids, self.rotary, kv_cache, mask)
         return self.norm(x)
 
 
@@ -247,6 +274,7 @@ class TransformerModel(nn.Module):
         input_ids: Tensor,
         *,
         position_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
         kv_cache: KVCache | None = None,
         num_logits_to_keep: int = 0,
     ) -> Tensor:
@@ -255,6 +283,8 @@ class TransformerModel(nn.Module):
         Args:
             input_ids: int64 [batch, sequence].
             position_ids: int64 [batch, sequence]; counted on from the cache when not given.
+            document_ids: int64 [batch, sequence], for rows of several documents, one after another: a token sees its
+                own document alone; positions, when not given, are counted from its beginning. Goes with no cache.
             kv_cache: earlier tokens' keys and values; this call's are appended in place.
             num_logits_to_keep: 0 for all positions, n for the last n alone (1 saves the head's work in a prefill).
 
@@ -262,7 +292,22 @@ class TransformerModel(nn.Module):
             [batch, num_logits_to_keep or sequence, vocab_size], in the dtype of the weights.
 
         Raises:
-            ValueError: the tokens do not fit the context or the cache.
+            ValueError: the tokens do not fit the context or the cache, or documents come with a cache.
+        """
+        hidden = self.hidden_states(input_ids, position_ids=position_ids, document_ids=document_ids, kv_cache=kv_cache)
+        return self.lm_head(hidden[:, -num_logits_to_keep:])  # -0 keeps all
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        *,
+        position_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        kv_cache: KVCache | None = None,
+    ) -> Tensor:
+        """What the head reads: float [batch, sequence, hidden_size]. Arguments and errors are those of `forward`.
+
+        A loss that computes logits a few at a time starts here.
         """
         start = kv_cache.length if kv_cache is not None else 0
         end = start + input_ids.shape[1]
@@ -270,12 +315,17 @@ class TransformerModel(nn.Module):
         room = context if kv_cache is None else min(context, kv_cache.max_length)
         if end > room:
             raise ValueError(f"{end} tokens do not fit: there is room for {room} in a context of {context}")
-        if position_ids is None:
+        if document_ids is not None and kv_cache is not None:
+            raise ValueError("a cache holds one document a row: document_ids go with none")
+        if position_ids is None and document_ids is not None:
+            position_ids = positions_in_documents(document_ids)
+        elif position_ids is None:
             position_ids = torch.arange(start, end, device=input_ids.device).expand_as(input_ids)
-        hidden = self.model(input_ids, position_ids, kv_cache)
+        mask = None if document_ids is None else document_mask(document_ids)
+        hidden = self.model(input_ids, position_ids, kv_cache, mask)
         if kv_cache is not None:
             kv_cache.length = end
-        return self.lm_head(hidden[:, -num_logits_to_keep:])  # -0 keeps all
+        return hidden
 
     @torch.inference_mode()
     def generate(

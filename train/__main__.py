@@ -30,11 +30,31 @@ def build_parser() -> argparse.ArgumentParser:
 
     resume = _command(subparsers, commands.resume, "python -m train resume runs/stories")
     resume.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    resume.add_argument(
+        "--set", action="append", default=[], metavar="machine.KEY=VALUE", help="use the machine in another way"
+    )
+
+    for command in (run, resume):
+        command.add_argument("--stop-at", type=_positive, metavar="STEP", help="save and end there; resume goes on")
+
+    tokenize = _command(subparsers, commands.tokenize, "python -m train tokenize my.toml --out tokens/my --workers 8")
+    tokenize.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of a recipe in train/recipes")
+    tokenize.add_argument("--out", type=Path, required=True, help="the folder to make, or to go on with")
+    tokenize.add_argument("--workers", type=_positive, default=1, help="processes (default %(default)s)")
+    tokenize.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a recipe's value"
+    )
 
     tokenizer = _command(
         subparsers, commands.tokenizer, "python -m train tokenizer book.txt --out tokenizers/book --vocab-size 4096"
     )
-    tokenizer.add_argument("source", metavar="SOURCE", help="a UTF-8 text file, or `stories`")
+    tokenizer.add_argument(
+        "source",
+        metavar="SOURCE",
+        nargs="+",
+        help="files of text, JSONL or Parquet, `stories`, or a recipe's TOML file",
+    )
+    tokenizer.add_argument("--field", default="text", help="of JSONL and Parquet (default %(default)s)")
     tokenizer.add_argument("--out", type=Path, required=True, help="the folder to write tokenizer.json and its kin to")
     tokenizer.add_argument("--vocab-size", type=_positive, default=2048, help="tokens at most (default %(default)s)")
     tokenizer.add_argument(

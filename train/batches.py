@@ -1,81 +1,112 @@
 """Batches of rows, each a pure function of the step: a resumed run sees what it would have seen.
 
-A stream of n tokens makes n - 1 predictions, and rows share them out, so that none is lost. Two ways to cut it:
-
-    packed              a row is the next `context` predictions, whatever documents they belong to; nothing is padded
-    separate documents  a row is one document, so that no token attends to another document's; the shorter rows of a
-                        batch are padded, which costs about a fifth of the work when documents differ as stories do
-
-Rows come in another order in every epoch.
+So does a run on another number of processes: the rows of a step are the same, and each process takes its part of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from train.corpus import TokenSource
+from train.data_config import ISOLATED, DataSection
+from train.errors import DataError, RecipeError
+from train.order import Mixture, draws_by_weight
+from train.rows import Row, Rows
+
 IGNORED = -100  # the label that cross_entropy skips
 
-Span = tuple[int, int]  # the predictions [start, end): the inputs are stream[start:end], the labels one further
+
+class Batch(NamedTuple):
+    """Rows side by side, the shorter ones padded at their end.
+
+    input_ids     int64 [rows, longest row]
+    labels        int64 of the same shape: what follows each input; `IGNORED` where nothing is learned
+    document_ids  int64 of the same shape where no token may attend to another document than its own; else None
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    document_ids: Tensor | None = None
 
 
 class Batches:
-    """Rows of a token stream in a seeded order.
+    """Rows of a corpus' sources in a seeded order.
 
     Args:
-        stream: token ids, int64 [tokens].
-        spans: the rows.
-        batch_size: rows a step.
+        sources: with their training streams.
+        data: says how they are cut into rows, and how many rows a step takes, in all processes together.
         seed: decides the order of rows.
+        rank: which of `world_size` processes this is; it takes every `world_size`-th row of a step, from row `rank` on.
+        world_size: how many processes share a step's rows.
+
+    Raises:
+        RecipeError: the processes cannot share the rows evenly.
+        DataError: a source has nothing to learn from.
     """
 
-    def __init__(self, stream: Tensor, spans: Sequence[Span], *, batch_size: int, seed: int) -> None:
-        self._stream = stream
-        self._spans = spans
-        self._batch_size = batch_size
-        self._seed = seed
-        self._orders: dict[int, list[int]] = {}
+    def __init__(
+        self,
+        sources: Sequence[TokenSource],
+        data: DataSection,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if data.batch_size % world_size:
+            raise RecipeError(
+                f"{world_size} processes cannot share data.batch_size {data.batch_size} evenly: "
+                f"make it a multiple of {world_size}"
+            )
+        self._rows = [Rows(source.train, data.context, data.rows) for source in sources]
+        for source, rows in zip(sources, self._rows, strict=True):
+            if not len(rows):
+                raise DataError(f"{source.name} has nothing to train on: all of its documents are held out or empty")
+        self._order = Mixture(_counts(self._rows), _draws(sources, self._rows), seed)
+        self._batch_size = data.batch_size
+        self._isolated = data.rows == ISOLATED
+        self._rank, self._world_size = rank, world_size
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """input_ids and labels of a step, int64 [batch_size, longest row]; labels[i] is what follows input_ids[i]."""
-        drawn = range(step * self._batch_size, (step + 1) * self._batch_size)
-        return pad_rows(self._stream, [self._spans[self._row(number)] for number in drawn])
-
-    def _row(self, number: int) -> int:
-        """Which row is the `number`-th of all that are ever drawn."""
-        epoch, place = divmod(number, len(self._spans))
-        if epoch not in self._orders:
-            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
-            self._orders = {epoch: torch.randperm(len(self._spans), generator=generator).tolist()}
-        return self._orders[epoch][place]
-
-
-def packed_spans(stream: Tensor, context: int) -> list[Span]:
-    """Cut a stream into rows of `context` predictions; the last may be shorter."""
-    predictions = len(stream) - 1
-    return [(start, min(start + context, predictions)) for start in range(0, predictions, context)]
-
-
-def document_spans(stream: Tensor, context: int, separator: int) -> list[Span]:
-    """Cut a stream at its separators, and documents longer than the context into several rows.
-
-    The stream begins and ends with a separator; a row has its document's first separator in and predicts the last.
-    """
-    places = (stream == separator).nonzero().flatten().tolist()
-    return [
-        (begin, min(begin + context, end)) for start, end in pairwise(places) for begin in range(start, end, context)
-    ]
+    def batch(self, step: int) -> Batch:
+        """This process's rows of a step."""
+        first = step * self._batch_size
+        drawn = (self._order[first + row] for row in range(self._rank, self._batch_size, self._world_size))
+        return pad_rows([self._rows[source][row] for source, row in drawn], isolated=self._isolated)
 
 
-def pad_rows(stream: Tensor, spans: Sequence[Span]) -> tuple[Tensor, Tensor]:
-    """input_ids and labels of some rows, int64 [rows, longest row]; padding has the label `IGNORED`."""
-    longest = max(end - start for start, end in spans)
-    input_ids = torch.zeros(len(spans), longest, dtype=torch.int64)
-    labels = torch.full((len(spans), longest), IGNORED)
-    for row, (start, end) in enumerate(spans):
-        input_ids[row, : end - start] = stream[start:end]
-        labels[row, : end - start] = stream[start + 1 : end + 1]
-    return input_ids, labels
+def _counts(rows: Sequence[Rows]) -> list[int]:
+    return [len(of_source) for of_source in rows]
+
+
+def _draws(sources: Sequence[TokenSource], rows: Sequence[Rows]) -> list[int]:
+    weights = [source.weight for source in sources if source.weight is not None]
+    if not weights:
+        return _counts(rows)
+    return draws_by_weight(_counts(rows), [source.train_tokens for source in sources], weights)
+
+
+def pad_rows(rows: Sequence[Row], *, isolated: bool = False) -> Batch:
+    """Rows as one batch."""
+    longest = max(row.end - row.begin for row in rows)
+    input_ids = np.zeros((len(rows), longest), np.int64)
+    labels = np.full((len(rows), longest), IGNORED, np.int64)
+    document_ids = np.full((len(rows), longest), -1, np.int64) if isolated else None
+    for number, (stream, begin, end) in enumerate(rows):
+        length = end - begin
+        input_ids[number, :length] = stream.tokens[begin:end]
+        labels[number, :length] = stream.tokens[begin + 1 : end + 1]
+        if stream.learned is not None:
+            labels[number, :length][~stream.learned[begin + 1 : end + 1]] = IGNORED
+        if document_ids is not None:
+            places = np.arange(begin, end)
+            document_ids[number, :length] = np.searchsorted(stream.documents[:, 0], places, side="right")
+    return Batch(
+        torch.from_numpy(input_ids),
+        torch.from_numpy(labels),
+        None if document_ids is None else torch.from_numpy(document_ids),
+    )

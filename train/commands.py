@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from argparse import Namespace
@@ -10,9 +11,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from train.data_config import DataSection, TokenizerSection
     from train.prepare import Run
 
-INTERRUPTED = 130  # a shell's exit code for SIGINT
+INTERRUPTED = 128 + signal.SIGINT  # what a shell says of a process that a signal ended
 
 
 def run(arguments: Namespace) -> int:
@@ -30,23 +32,53 @@ def resume(arguments: Namespace) -> int:
     from train.prepare import resume_run
     from train.run_folder import RunFolder
 
-    return _train(resume_run(RunFolder(arguments.run)), arguments)
+    return _train(resume_run(RunFolder(arguments.run), arguments.set), arguments)
+
+
+def tokenize(arguments: Namespace) -> int:
+    """Make token shards of a recipe's sources."""
+    from train.config import read_recipe
+    from train.prepare import make_tokenizer
+    from train.shards import TokenFolder
+
+    recipe = read_recipe(arguments.recipe, [*arguments.set, f"data.tokens={json.dumps(str(arguments.out))}"])
+    folder = TokenFolder(arguments.out)
+    folder.make(recipe.data, make_tokenizer(recipe), recipe.run.seed, workers=arguments.workers)
+    sources = [
+        {key: source[key] for key in ("name", "documents", "train_tokens")} for source in folder.index()["sources"]
+    ]
+    for source in sources:
+        _say(f"{source['name']}: {source['documents']:,} documents, {source['train_tokens']:,} tokens to train on")
+    _say(f"train on them with: --set data.tokens={folder.path}")
+    if arguments.json:
+        _print_json({"folder": str(folder.path), "sources": sources})
+    return 0
 
 
 def tokenizer(arguments: Namespace) -> int:
     """Train a tokenizer."""
-    from train.config import DataSection, TokenizerSection
-    from train.corpus import read_texts
-    from train.tokenizer import save_tokenizer, train_tokenizer
+    from train.corpus import tokenizer_texts
+    from train.tokenizer import CorpusTokenizer, train_tokenizer
 
-    vocab_size = TokenizerSection(vocab_size=arguments.vocab_size).vocab_size  # checks it
-    texts = read_texts(DataSection(source=arguments.source, documents=arguments.documents), arguments.seed)
-    trained = train_tokenizer([*texts.train, *texts.held_out], vocab_size)
-    files = save_tokenizer(trained, arguments.out, max_length=arguments.max_length)
+    data, section = _tokenizer_recipe(arguments)
+    trained = train_tokenizer(tokenizer_texts(data, arguments.seed), section.vocab_size)
+    files = CorpusTokenizer(trained).save(arguments.out, max_length=arguments.max_length)
     _say(f"wrote a tokenizer of {trained.get_vocab_size()} tokens to {arguments.out}")
     if arguments.json:
         _print_json({"vocab_size": trained.get_vocab_size(), "files": list(map(str, files))})
     return 0
+
+
+def _tokenizer_recipe(arguments: Namespace) -> tuple[DataSection, TokenizerSection]:
+    """What the command's arguments say, as sections of a recipe."""
+    from train.config import read_recipe
+    from train.data_config import DataSection, SourceSection, TokenizerSection
+
+    section = TokenizerSection(vocab_size=arguments.vocab_size)
+    if arguments.source[0].endswith(".toml"):
+        return read_recipe(arguments.source[0]).data, section
+    sources = tuple(SourceSection(path=path, field=arguments.field) for path in arguments.source)
+    return DataSection(sources=sources, documents=arguments.documents), section
 
 
 def plot(arguments: Namespace) -> int:
@@ -74,33 +106,40 @@ def stories(arguments: Namespace) -> int:
 
 
 def _train(run: Run, arguments: Namespace) -> int:
-    """Train, draw the curve, and tell how it went."""
+    """Train, draw the curve, and tell how it went. Rank 0 alone speaks."""
     from model.parameters import parameter_counts
     from train.loop import train
     from train.metrics import read_metrics
     from train.plot import plot_runs
+    from train.ranks import leave_ranks
 
+    folder, first = run.folder, run.ranks.is_first
     parameters = parameter_counts(run.model.config)["total"]
-    _say(f"{parameters:,} parameters, {len(run.corpus.train):,} tokens to train on, in {run.folder.path}")
+    if first:
+        _say(f"{parameters:,} parameters, {run.corpus.train_tokens:,} tokens to train on, in {folder.path}")
     started = time.perf_counter()
-    outcome = train(run)
-    if run.folder.metrics.stat().st_size:
-        plot_runs([run.folder.path], run.folder.picture)
+    outcome = train(run, stop_at=arguments.stop_at)
+    leave_ranks()
+    code = 128 + signal.Signals[outcome["stopped_by"]] if outcome["stopped_by"] else 0
+    if not first:
+        return code
+    if folder.metrics.stat().st_size:
+        plot_runs([folder.path], folder.picture)
     summary: dict[str, Any] = {
         **outcome,
         "parameters": parameters,
-        "train_tokens": sum(line["tokens"] for line in read_metrics(run.folder.metrics)),
+        "train_tokens": sum(line["tokens"] for line in read_metrics(folder.metrics)),
         "seconds": round(time.perf_counter() - started, 2),
-        "run": str(run.folder.path),
-        "checkpoint": str(run.folder.checkpoint),
+        "run": str(folder.path),
+        "checkpoint": str(folder.checkpoint),
     }
     if not outcome["finished"]:
-        _say(f"stopped at step {run.step}; go on with: python -m train resume {run.folder.path}")
+        _say(f"stopped at step {run.step}; go on with: python -m train resume {folder.path}")
     else:
-        _say(f"{summary['seconds']:.0f} s; the model is {run.folder.checkpoint}, its loss curve {run.folder.picture}")
+        _say(f"{summary['seconds']:.0f} s; the model is {folder.checkpoint}, its loss curve {folder.picture}")
     if arguments.json:
         _print_json(summary)
-    return 0 if outcome["finished"] else INTERRUPTED
+    return code
 
 
 def _say(line: str) -> None:

@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from train.data_config import DataSection, TokenizerSection
 from train.errors import RecipeError
+from train.errors import require as _check
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
-STORIES = "stories"
 
 
-def _check(holds: bool, message: str) -> None:
-    if not holds:
-        raise RecipeError(message)
+def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    _check(value in choices, f"{key} must be {' or '.join(choices)}, not {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,61 +43,58 @@ class ModelSection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerSection:
-    """A byte-level BPE trained on the corpus, or a ready one."""
+class LoraSection:
+    """Adapters of low rank instead of all weights (arXiv:2106.09685), on a checkpoint to go on from."""
 
-    vocab_size: int = 2048
-    path: str | None = None  # a tokenizer.json, or a folder that holds one; vocab_size is then its own
-
-    def __post_init__(self) -> None:
-        _check(self.vocab_size > 256, "tokenizer.vocab_size must be above 256: every byte is a token")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSection:
-    """What is read, and how it is cut."""
-
-    source: str = STORIES  # "stories", the built-in corpus, or the path of a UTF-8 text file
-    documents: int = 50_000  # how many stories; a text file is read whole
-    held_out: float = 0.01  # the share that is never trained on
-    context: int = 256  # tokens a row, at most
-    batch_size: int = 4  # rows a step
-    separate_documents: bool = False  # a row a document, rather than rows packed full
+    rank: int = 16
+    alpha: int = 32  # what adapters add is scaled by alpha / rank
+    projections: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
     def __post_init__(self) -> None:
-        _check(self.documents >= 2, "data.documents must be at least 2, one to train on and one to hold out")
-        _check(0 < self.held_out < 1, "data.held_out is a share, between 0 and 1")
-        _check(self.context >= 2, "data.context must be at least 2")
-        _check(self.batch_size >= 1, "data.batch_size must be at least 1")
+        _check(self.rank >= 1, "lora.rank must be at least 1")
+        _check(self.alpha >= 1, "lora.alpha must be at least 1")
+        _check(bool(self.projections), "lora.projections must name at least one")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSection:
-    """AdamW (arXiv:1711.05101)."""
+    """What is minimized, and how: AdamW (arXiv:1711.05101), or Muon for the blocks' matrices and AdamW for the rest."""
 
-    lr: float = 3e-3
+    name: str = "adamw"  # or "muon"
+    lr: float = 3e-3  # of both: Muon's updates are scaled to the size of AdamW's
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
+    momentum: float = 0.95  # of Muon
     weight_decay: float = 0.01  # on matrices alone
     max_grad_norm: float = 1.0  # of all gradients together
+    z_loss: float = 0.0  # weight of log(Z)^2, which keeps logits from drifting (PaLM, arXiv:2204.02311: 1e-4)
+    on_non_finite: str = "stop"  # or "skip": the step is left out, and told
 
     def __post_init__(self) -> None:
+        _check_choice("optimizer.name", self.name, ("adamw", "muon"))
+        _check_choice("optimizer.on_non_finite", self.on_non_finite, ("stop", "skip"))
         _check(0 < self.lr < 1, "optimizer.lr must lie between 0 and 1")
         _check(all(0 <= beta < 1 for beta in self.betas), "optimizer.betas must lie between 0 and 1")
         _check(self.eps > 0, "optimizer.eps must be positive")
+        _check(0 <= self.momentum < 1, "optimizer.momentum must lie between 0 and 1")
         _check(self.weight_decay >= 0, "optimizer.weight_decay must not be negative")
         _check(self.max_grad_norm > 0, "optimizer.max_grad_norm must be positive")
+        _check(self.z_loss >= 0, "optimizer.z_loss must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSection:
-    """Warm-up, stable, linear decay to zero (arXiv:2404.06395)."""
+    """Warm-up, stable, decay (WSD, arXiv:2404.06395); the older habit is a cosine over all steps after the warm-up."""
 
     steps: int
     warmup_steps: int = 0
-    decay_steps: int = 0
+    decay_steps: int = 0  # the last ones
+    decay: str = "linear"  # or "cosine"
+    final: float = 0.0  # the share of the peak rate that the decay ends at
 
     def __post_init__(self) -> None:
+        _check_choice("schedule.decay", self.decay, ("linear", "cosine"))
+        _check(0 <= self.final <= 1, "schedule.final is a share, from 0 to 1")
         _check(self.steps >= 1, "schedule.steps must be at least 1")
         _check(self.warmup_steps >= 0, "schedule.warmup_steps must not be negative")
         _check(self.decay_steps >= 0, "schedule.decay_steps must not be negative")
@@ -109,17 +106,45 @@ class ScheduleSection:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSection:
-    """How the machine is used, and what happens every so many steps: 0 for never."""
+    """The seed, and what happens every so many steps: 0 for never."""
 
     seed: int = 0  # of the weights, of the stories and of the order of rows
-    threads: int = 0  # of the CPU; 0 leaves the choice to torch
     evaluate_every: int = 500
     sample_every: int = 500
     save_every: int = 500
+    keep_last: int = 2  # saved states; the older one serves where the newer is broken
+    tensorboard: bool = False  # write the metrics for TensorBoard too
 
     def __post_init__(self) -> None:
-        for name in ("seed", "threads", "evaluate_every", "sample_every", "save_every"):
+        for name in ("seed", "evaluate_every", "sample_every", "save_every"):
             _check(getattr(self, name) >= 0, f"run.{name} must not be negative")
+        _check(self.keep_last >= 1, "run.keep_last must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineSection:
+    """How the machine is used. It changes speed and memory, and results by rounding alone.
+
+    So a run may go on with other values of this section than it began with, and of no other.
+    """
+
+    device: str = "auto"  # "cpu", "cuda", or "auto": a GPU where there is one
+    threads: int = 0  # of the CPU; 0 leaves the choice to torch
+    precision: str = "fp32"  # or "bf16": matrix products in bfloat16 (autocast), weights and their sums in float32
+    micro_batch_size: int = 0  # rows at once on a device; gradients add up over a step's rows. 0: all its rows
+    compile: bool = False  # torch.compile: minutes at the start, faster steps
+    recompute_activations: bool = False  # keep the blocks' inputs alone, and compute the rest again: less memory
+    loss_chunk_tokens: int = 0  # the logits of so many tokens exist at a time; 0: as many as fit 64 MiB
+    sharding: str = "ddp"  # several devices hold whole copies, or ("fsdp") a part of the weights each
+    deterministic: bool = False  # on a GPU: slower kernels that add up in one order. A CPU always does
+    peak_tflops: float = 0.0  # of one device, for the MFU; 0: from the table of known devices
+
+    def __post_init__(self) -> None:
+        _check_choice("machine.device", self.device, ("auto", "cpu", "cuda"))
+        _check_choice("machine.precision", self.precision, ("fp32", "bf16"))
+        _check_choice("machine.sharding", self.sharding, ("ddp", "fsdp"))
+        for name in ("threads", "micro_batch_size", "loss_chunk_tokens", "peak_tflops"):
+            _check(getattr(self, name) >= 0, f"machine.{name} must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +153,17 @@ class Recipe:
 
     model: ModelSection
     schedule: ScheduleSection
-    tokenizer: TokenizerSection = TokenizerSection()
-    data: DataSection = DataSection()
+    tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
+    data: DataSection = field(default_factory=DataSection)
     optimizer: OptimizerSection = OptimizerSection()
     run: RunSection = RunSection()
+    machine: MachineSection = MachineSection()
+    lora: LoraSection | None = None
+
+    def __post_init__(self) -> None:
+        if self.lora is not None:
+            _check(self.model.init_from is not None, "lora needs model.init_from")
+            _check(self.machine.sharding != "fsdp", "lora goes with machine.sharding = ddp, not with fsdp")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
@@ -142,6 +174,15 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Nested tables that `from_dict` reads."""
         return dataclasses.asdict(self)
+
+    def on_another_machine(self, overrides: Iterable[str]) -> Recipe:
+        """The recipe with other values of its section `machine`. Raises RecipeError for any other key."""
+        values = self.to_dict()
+        for override in overrides:
+            if not override.strip().startswith("machine."):
+                raise RecipeError(f"a run goes on with what it began with: only machine.* can change, not {override!r}")
+            _apply(values, override)
+        return Recipe.from_dict(values)
 
 
 def read_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -205,24 +246,31 @@ def _section(cls: type, values: Any, prefix: str) -> Any:
 
 def _value(kind: Any, value: Any, key: str) -> Any:
     """The value as its annotation wants it: whole numbers serve as floats, lists as tuples."""
-    if dataclasses.is_dataclass(kind):
-        return _section(typing.cast("type", kind), value, f"{key}.")
     if isinstance(kind, types.UnionType):  # X | None
         if value is None:
             return None
         kind = next(member for member in typing.get_args(kind) if member is not types.NoneType)
+    if dataclasses.is_dataclass(kind):
+        return _section(typing.cast("type", kind), value, f"{key}.")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if (
-        typing.get_origin(kind) is tuple
-        and isinstance(value, list | tuple)
-        and len(value) == len(typing.get_args(kind))
-    ):
-        return tuple(_value(float, item, key) for item in value)
+    if typing.get_origin(kind) is tuple:
+        return _items(typing.get_args(kind), value, key)
     plain = typing.get_origin(kind) or kind
-    if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool) or plain is tuple:
+    if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
         raise RecipeError(f"{key} must be {_WORDS.get(plain, plain.__name__)}, not {value!r}")
     return value
 
 
-_WORDS = {int: "a whole number", float: "a number", str: "a text", tuple: "two numbers", Mapping: "a table"}
+def _items(kinds: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]:
+    """The items of a list: two numbers, or any number of one kind (`tuple[KIND, ...]`)."""
+    if kinds[-1] is Ellipsis:
+        if not isinstance(value, list | tuple):
+            raise RecipeError(f"{key} must be a list, not {value!r}")
+        return tuple(_value(kinds[0], item, f"{key}[{place}]") for place, item in enumerate(value))
+    if not isinstance(value, list | tuple) or len(value) != len(kinds):
+        raise RecipeError(f"{key} must be two numbers, not {value!r}")
+    return tuple(_value(kind, item, key) for kind, item in zip(kinds, value, strict=True))
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "a text", Mapping: "a table"}

@@ -1,106 +1,178 @@
-"""From a source of text to token ids: what is trained on, and what is held out.
-
-A source is the built-in stories or a text file. Documents stand in the stream as `<|endoftext|> document
-<|endoftext|> document ...`, so the token begins a text and ends it: a model prompted with it alone starts one, and
-stops after it.
-"""
+"""From a recipe's sources to token ids: what is trained on, and what is held out."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
-import numpy as np
-import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from tqdm import tqdm
 
-from train.config import STORIES, DataSection
+from train.data_config import STORIES, DataSection, SourceSection
 from train.errors import DataError
-from train.stories import stories, true_entropy
-from train.tokenizer import END_OF_TEXT
+from train.sources import Document, read_source
+from train.split import split_documents
+from train.stories import true_entropy
+from train.streams import Stream, StreamEncoder
+from train.tokenizer import CorpusTokenizer
+
+# Of so much text a stream is made: it is what a worker holds, and what is done again when it is killed.
+CHUNK_CHARACTERS = 1 << 26
+# A tokenizer learns no more from further documents than from so many.
+TOKENIZER_DOCUMENTS = 10_000
+
+Chunk = list[tuple[Document, bool]]  # documents, and whether each is held out
 
 
 @dataclass(frozen=True)
-class Texts:
-    """The documents of a source, split; `true_entropy` in nats a document where it is known."""
+class TokenSource:
+    """A source as token ids.
 
-    train: list[str]
-    held_out: list[str]
-    true_entropy: float | None = None
+    `weight` is its share of the training tokens, relative to the others'; None for what it has. `hashes` are those of
+    its training streams.
+    """
+
+    name: str
+    weight: float | None
+    train: Sequence[Stream]
+    held_out: Sequence[Stream]
+    hashes: Sequence[str]
+
+    @property
+    def train_tokens(self) -> int:
+        """How many tokens can be learned from it."""
+        return sum(stream.learnable for stream in self.train)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token ids of a source, split.
+    """All sources of a recipe as token ids.
 
-    `train` and `held_out` are streams, int64 [tokens], that begin and end with `separator`, which also stands between
-    their documents. `true_loss` is the least mean loss, in nats a token, that any model can have on such documents.
+    `held_out` are streams of what is never trained on, as many tokens of it as an evaluation reads. `true_loss` is the
+    least mean loss, in nats a token, that any model can have on such documents, where it is known.
     """
 
-    train: Tensor
-    held_out: Tensor
+    sources: Sequence[TokenSource]
+    held_out: Sequence[Stream]
     separator: int
     true_loss: float | None = None
 
+    @property
+    def train_tokens(self) -> int:
+        """How many tokens can be learned from all sources."""
+        return sum(source.train_tokens for source in self.sources)
+
+    @property
+    def has_conversations(self) -> bool:
+        """Whether some tokens are there to be read and not to be learned."""
+        return any(stream.learned is not None for source in self.sources for stream in source.train)
+
+    @property
+    def held_out_tokens(self) -> int:
+        """How many tokens an evaluation predicts."""
+        return sum(stream.learnable for stream in self.held_out)
+
+    def held_out_texts(self, tokenizer: Tokenizer) -> list[str]:
+        """The documents of `held_out`."""
+        ids = [ids for stream in self.held_out for ids in stream.texts()]
+        texts: list[str] = tokenizer.decode_batch(ids, skip_special_tokens=False)
+        return texts
+
     def fingerprint(self) -> str:
-        """A hash of the training stream: two corpora with the same one are the same data in the same tokens."""
-        return hashlib.sha256(self.train.numpy().tobytes()).hexdigest()[:16]
+        """A hash of what is trained on: two corpora with the same one are the same data in the same tokens."""
+        described = [(source.weight, list(source.hashes)) for source in self.sources]
+        return hashlib.sha256(repr(described).encode()).hexdigest()[:16]
 
 
-def read_texts(data: DataSection, seed: int) -> Texts:
-    """The documents that a recipe asks for. Raises DataError where there are none."""
-    if data.source != STORIES:
-        return _read_file(Path(data.source), data.held_out)
-    documents = list(islice(stories(seed), data.documents))
-    return Texts(*_split(documents, data.held_out), true_entropy())
+def build_corpus(data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> Corpus:
+    """All sources of a recipe, tokenized in memory. Raises DataError where one holds nothing."""
+    sources = []
+    with tqdm(unit="document", unit_scale=True, dynamic_ncols=True, leave=False, delay=2) as bar:
+        encoder = StreamEncoder(tokenizer.tokenizer, tokenizer.separator, tokenizer.chat_template, progress=bar.update)
+        for section in data.all_sources:
+            bar.set_description(section.name, refresh=False)
+            train, held_out = zip(*(encode_chunk(encoder, chunk) for chunk in chunks(section, data, seed)), strict=True)
+            hashes = [stream.sha256() for stream in train]
+            sources.append(TokenSource(section.name, section.weight, train, held_out, hashes))
+    return assemble_corpus(sources, data, tokenizer.separator_id)
 
 
-def _read_file(path: Path, held_out: float) -> Texts:
-    """A file's documents, which `<|endoftext|>` separates; a file without it is one, and its end is held out."""
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise DataError(f"the text file {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not a text file: the byte at {error.start:,} is not UTF-8") from None
-    if "\0" in text:
-        raise DataError(f"{path} is not a text file: it holds a zero byte at character {text.index(chr(0)):,}")
-    documents = [part.strip() for part in text.split(END_OF_TEXT) if part.strip()]
-    if not documents:
-        raise DataError(f"{path} holds no text")
-    if len(documents) == 1:
-        [whole] = documents
-        cut = round(len(whole) * (1 - held_out))
-        documents = [part for part in (whole[:cut], whole[cut:]) if part]
-    if len(documents) == 1:
-        raise DataError(f"{path} is too short to hold anything out")
-    return Texts(*_split(documents, held_out))
+def tokenizer_texts(data: DataSection, seed: int) -> Iterator[str]:
+    """What a tokenizer is trained on: of each source the first documents that are not held out."""
+    for source in data.all_sources:
+        documents = split_documents(read_source(source, data, seed), data.held_out)
+        learned = (document for document, is_held_out in documents if not is_held_out)
+        for document in islice(learned, TOKENIZER_DOCUMENTS):
+            if isinstance(document, str):
+                yield document
+            else:
+                yield from (message["content"] for message in document)
 
 
-def _split(documents: list[str], held_out: float) -> tuple[list[str], list[str]]:
-    """The first ones, and the last share of them: at least one on either side."""
-    count = min(max(1, round(len(documents) * held_out)), len(documents) - 1)
-    return documents[:-count], documents[-count:]
+def chunks(source: SourceSection, data: DataSection, seed: int) -> Iterator[Chunk]:
+    """The documents of a source, split, in parts of about `CHUNK_CHARACTERS`; the same for the same source."""
+    chunk: Chunk = []
+    characters = 0
+    for document, is_held_out in split_documents(read_source(source, data, seed), data.held_out):
+        chunk.append((document, is_held_out))
+        characters += _characters(document)
+        if characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
 
 
-def encode_texts(texts: Texts, tokenizer: Tokenizer) -> Corpus:
-    """The texts as token ids."""
-    separator = tokenizer.token_to_id(END_OF_TEXT)
-    train, held_out = (_stream(documents, tokenizer, separator) for documents in (texts.train, texts.held_out))
-    true_loss = None
-    if texts.true_entropy is not None:
-        # What is predicted of a document is its tokens and its end. Their mean number over so many documents is the
-        # expected one to less than a per mille.
-        predicted = len(train) - 1 + len(held_out) - 1
-        true_loss = texts.true_entropy * (len(texts.train) + len(texts.held_out)) / predicted
-    return Corpus(train, held_out, separator, true_loss)
+def encode_chunk(encoder: StreamEncoder, chunk: Chunk) -> tuple[Stream, Stream]:
+    """What a chunk's documents become: the stream to train on, and the one that is held out."""
+    return (
+        encoder.encode(document for document, is_held_out in chunk if not is_held_out),
+        encoder.encode(document for document, is_held_out in chunk if is_held_out),
+    )
 
 
-def _stream(documents: list[str], tokenizer: Tokenizer, separator: int) -> Tensor:
-    """The documents' ids in one row, a separator before each and after the last; int64 [tokens]."""
-    encodings = tokenizer.encode_batch_fast(documents, add_special_tokens=False)
-    pieces = [np.array([separator, *encoding.ids]) for encoding in encodings]
-    return torch.from_numpy(np.concatenate([*pieces, np.array([separator])]))
+def assemble_corpus(sources: Sequence[TokenSource], data: DataSection, separator: int) -> Corpus:
+    """A corpus of tokenized sources.
+
+    Raises:
+        DataError: nothing is left to train on, less than one row is, or nothing is held out.
+    """
+    train_tokens = sum(source.train_tokens for source in sources)
+    if train_tokens < data.context:
+        raise DataError(f"the data hold {train_tokens:,} tokens to train on, less than one row of {data.context}")
+    with_held_out = [source for source in sources if any(len(stream.documents) for stream in source.held_out)]
+    if not with_held_out:
+        raise DataError(f"no document is held out at a share of {data.held_out}: raise data.held_out, or add documents")
+    share = data.held_out_tokens // len(with_held_out)
+    held_out = [stream for source in with_held_out for stream in _first(source.held_out, share)]
+    return Corpus(sources, held_out, separator, _true_loss(sources))
+
+
+def _first(streams: Iterable[Stream], tokens: int) -> Iterator[Stream]:
+    """The beginnings of some streams, of about so many tokens in all."""
+    for stream in streams:
+        if tokens <= 0:
+            return
+        if len(stream.documents):
+            beginning = stream.first_documents(tokens)
+            tokens -= len(beginning.tokens)
+            yield beginning
+
+
+def _true_loss(sources: Sequence[TokenSource]) -> float | None:
+    """The stories' entropy, in nats a token, where there is nothing else.
+
+    What is predicted of a story is its tokens and its end. Their mean number over so many stories is the expected one
+    to less than a per mille.
+    """
+    if [source.name for source in sources] != [STORIES]:
+        return None
+    streams = [*sources[0].train, *sources[0].held_out]
+    documents = sum(len(stream.documents) for stream in streams)
+    return true_entropy() * documents / sum(stream.predictions for stream in streams)
+
+
+def _characters(document: Document) -> int:
+    return len(document) if isinstance(document, str) else sum(len(message["content"]) for message in document)

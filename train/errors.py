@@ -15,3 +15,9 @@ class DataError(ModelError, ValueError):
 
 class RunError(ModelError, RuntimeError):
     """A run folder that cannot be written, resumed or plotted, or a run whose loss ceased to be a number."""
+
+
+def require(holds: bool, message: str) -> None:
+    """Raise RecipeError with the message unless the condition holds."""
+    if not holds:
+        raise RecipeError(message)

@@ -1,138 +1,113 @@
-"""The training loop: batch, loss, gradients, clip, update; now and then an evaluation, a sample and a save."""
+"""The training loop: batch, loss, gradients, clip, update."""
 
 from __future__ import annotations
 
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
-from model import TransformerModel
-from train.batches import IGNORED
+from train.batches import IGNORED, Batch
 from train.errors import RunError
-from train.evaluate import held_out_loss, sample_text
-from train.metrics import MetricsWriter
+from train.observer import Observer
+from train.placement import forward_and_backward, whole
 from train.prepare import Run
 from train.schedule import lr_factor
+from train.signals import noting_signals
+from train.throughput import flops_per_token, peak_flops, peak_memory_bytes
+
+# So many steps in a row without a finite loss, and the weights are beyond help.
+SKIPPED_AT_MOST = 20
 
 
-def train(run: Run) -> dict[str, Any]:
-    """Train until the schedule's last step, or until the process is asked to stop (SIGINT); then save.
+def train(run: Run, *, stop_at: int | None = None) -> dict[str, Any]:
+    """Train until the schedule's last step, or a step before it, or until SIGINT or SIGTERM comes; then save.
 
     Returns:
-        The last step's metrics, and `finished`.
+        The last step's metrics, `finished`, and `stopped_by`: a signal's name, or None.
 
     Raises:
-        RunError: the loss or its gradient ceased to be finite. What was saved before stays.
+        RunError: the loss or its gradient ceased to be finite, or a state could not be saved. What was saved before
+            stays.
     """
-    schedule, last = run.recipe.run, run.recipe.schedule.steps
+    last = run.recipe.schedule.steps
     metrics: dict[str, Any] = {"step": run.step}
-    with (
-        MetricsWriter(run.folder.metrics, resumed_at=run.step) as writer,
-        tqdm(total=last, initial=run.step, unit="step", dynamic_ncols=True) as progress,
-        _stop_on_interrupt() as asked_to_stop,
-    ):
-        while run.step < last and not asked_to_stop():
-            metrics = training_step(run)
-            if _is_due(run.step, schedule.evaluate_every, last):
-                metrics |= _evaluate(run)
-                progress.write(_report(metrics), file=progress.fp)
-            if _is_due(run.step, schedule.sample_every, last):
-                progress.write(_sample(run), file=progress.fp)
-            writer.write(metrics)
-            progress.update()
-            progress.set_postfix_str(f"loss {metrics['loss']:.3f}", refresh=False)
-            if _is_due(run.step, schedule.save_every, last):
+    stopped_by = 0
+    with Observer(run) as observer, noting_signals() as signal_received:
+        while run.step < last:
+            stopped_by = run.ranks.largest(signal_received())
+            if stopped_by or run.step == stop_at:
                 run.save()
-        if asked_to_stop():
-            run.save()
-    return metrics | {"finished": run.step == last}
+                break
+            metrics = training_step(run)
+            observer.after_step(metrics)
+    name = signal.Signals(stopped_by).name if stopped_by else None
+    return metrics | {"finished": run.step == last, "stopped_by": name}
 
 
 def training_step(run: Run) -> dict[str, Any]:
-    """One update of the weights; returns its metrics."""
+    """One update of the weights, from all ranks' rows; returns its metrics."""
     started = time.perf_counter()
     lr = run.recipe.optimizer.lr * lr_factor(run.step, run.recipe.schedule)
-    for group in run.optimizer.param_groups:
-        group["lr"] = lr
-    input_ids, labels = run.batches.batch(run.step)
-    loss = next_token_loss(run.model, input_ids, labels)
-    run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    grad_norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.optimizer.max_grad_norm)
-    if not (math.isfinite(loss.item()) and math.isfinite(grad_norm.item())):
-        raise RunError(
-            f"the loss is {loss.item()} and its gradient's norm {grad_norm.item()} at step {run.step + 1}; "
-            "lower optimizer.lr or lengthen schedule.warmup_steps"
-        )
-    run.optimizer.step()
+    batch = run.batches.batch(run.step)
+    [tokens] = run.ranks.sum(int((batch.labels != IGNORED).sum()))
+    loss = _accumulate_gradients(run, batch, tokens)
+    grad_norm = whole(torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.optimizer.max_grad_norm)).item()
     run.step += 1
-    tokens = int((labels != IGNORED).sum())
-    return {
-        "step": run.step,
-        "loss": loss.item(),
-        "lr": lr,
-        "grad_norm": grad_norm.item(),
-        "tokens": tokens,
-        "tokens_per_second": tokens / (time.perf_counter() - started),
-    }
+    metrics = {"step": run.step, "loss": loss, "lr": lr, "grad_norm": grad_norm, "tokens": int(tokens)}
+    if math.isfinite(loss) and math.isfinite(grad_norm):
+        run.skipped_in_a_row = 0
+        for optimizer in run.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+    else:
+        _skip_or_stop(run, loss, grad_norm)
+        metrics |= {"loss": None, "grad_norm": None, "skipped": True}
+    for optimizer in run.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    metrics["tokens_per_second"] = tokens / (time.perf_counter() - started)
+    return metrics | _use_of_device(run, metrics["tokens_per_second"], batch.input_ids.shape[1])
 
 
-def next_token_loss(model: TransformerModel, input_ids: Tensor, labels: Tensor) -> Tensor:
-    """The mean cross-entropy in nats a token; input_ids and labels int64 [batch, sequence]."""
-    logits = model(input_ids.to(model.device))
-    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten().to(model.device), ignore_index=IGNORED)
+def _accumulate_gradients(run: Run, batch: Batch, tokens: float) -> float:
+    """Add up the gradients of this rank's rows; return the mean cross-entropy of all ranks' rows, in nats a token.
+
+    Each part's loss is a sum over its tokens, divided by the tokens of the whole step, so that it does not matter how
+    rows fall into micro-batches and ranks.
+    """
+    machine, ranks = run.recipe.machine, run.ranks
+    rows = machine.micro_batch_size or len(batch.input_ids)
+    parts = list(zip(*(part.split(rows) for part in batch if part is not None), strict=True))
+    cross_entropies: list[Tensor] = []
+    for number, part in enumerate(parts, start=1):
+        with forward_and_backward(run.loss, machine, ranks, last=number == len(parts)):
+            total, cross_entropy = run.loss(*(tensor.to(ranks.device) for tensor in part))
+            # DDP and FSDP divide by the number of ranks what they sum over them.
+            (total * (ranks.world_size / tokens)).backward()
+        cross_entropies.append(cross_entropy)
+    return ranks.sum(torch.stack(cross_entropies).sum())[0] / tokens
 
 
-def _is_due(step: int, every: int, last: int) -> bool:
-    """Whether something that happens every so many steps happens now: so it does at the end, unless switched off."""
-    return every > 0 and (step % every == 0 or step == last)
+def _skip_or_stop(run: Run, loss: float, grad_norm: float) -> None:
+    """A step whose loss is no number: leave it out, if the recipe says so. Raises RunError if not, or too often."""
+    what = f"the loss is {loss} and its gradient's norm {grad_norm} at step {run.step}"
+    remedy = "lower optimizer.lr or lengthen schedule.warmup_steps"
+    run.skipped_in_a_row += 1
+    if run.recipe.optimizer.on_non_finite == "stop":
+        raise RunError(f"{what}; {remedy}")
+    if run.skipped_in_a_row >= SKIPPED_AT_MOST:
+        raise RunError(f"{what}, as at the {SKIPPED_AT_MOST - 1} steps before; {remedy}")
+    run.ranks.say(f"warning: {what}; the step is left out")
 
 
-def _evaluate(run: Run) -> dict[str, float]:
-    loss = held_out_loss(run.model, run.corpus, run.recipe.data.context)
-    true_loss = run.corpus.true_loss
-    if true_loss is None:
-        return {"held_out_loss": loss}
-    return {"held_out_loss": loss, "true_loss": true_loss, "entropy_ratio": loss / true_loss}
-
-
-def _report(metrics: dict[str, Any]) -> str:
-    line = f"step {metrics['step']}: loss {metrics['loss']:.4f}, held out {metrics['held_out_loss']:.4f} nats a token"
-    if "entropy_ratio" in metrics:
-        line += f", {metrics['entropy_ratio']:.3f} x the corpus' true entropy"
-    return line
-
-
-def _sample(run: Run) -> str:
-    """Let the model write a text; keep it in the run folder."""
-    text = sample_text(run.model, run.tokenizer, seed=run.step)
-    with run.folder.samples.open("a", encoding="utf-8") as file:
-        file.write(f"step {run.step}\n{text}\n\n")
-    return f"  | {text}"
-
-
-@contextmanager
-def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether SIGINT came; a second one interrupts at once."""
-    received = False
-
-    def note(_number: int, _frame: FrameType | None) -> None:
-        nonlocal received
-        if received:
-            raise KeyboardInterrupt
-        received = True
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: received
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _use_of_device(run: Run, tokens_per_second: float, row_tokens: int) -> dict[str, float]:
+    use: dict[str, float] = {"memory_bytes": peak_memory_bytes(run.ranks.device)}
+    peak = peak_flops(run.recipe.machine, run.ranks.device)
+    if peak is not None:
+        done = tokens_per_second * flops_per_token(run.model.config, row_tokens)
+        use["mfu"] = done / (peak * run.ranks.world_size)
+    return use

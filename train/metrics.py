@@ -1,36 +1,59 @@
-"""What happened at each step, as JSON lines in a file.
+"""What happened at each step, as JSON lines in a file, and for TensorBoard where it is wanted.
 
-A line has `step`, `loss`, `lr`, `grad_norm`, `tokens` (that the step learnt from) and `tokens_per_second`; after an
-evaluation also `held_out_loss` and, for a corpus whose entropy is known, `true_loss` and `entropy_ratio`, the held-out
-loss over the true one. Losses are in nats a token. Steps count from 1: step n is what n updates have led to.
+A line has
+    step                    counted from 1: step n is what n updates have led to
+    loss, lr, grad_norm     the loss in nats a token; null, with `"skipped": true`, where it was not a number
+    tokens                  that the step learnt from, over all devices
+    tokens_per_second       of the step alone: no evaluation, no saving
+    mfu                     the share of the devices' peak that it took (train.throughput), where that is known
+    memory_bytes            the most that was ever in use, by the first device's process
+and after an evaluation
+    held_out_loss           in nats a token
+    bits_per_byte           the same, over the bytes of the text
+    true_loss, entropy_ratio    for a corpus whose entropy is known: the least loss possible, and the loss over it
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from math import inf
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from model.files import write_text
-from train.errors import RunError
+from train.errors import RecipeError, RunError
 
-Metrics = Mapping[str, float]
+Metrics = Mapping[str, Any]
 
 
 class MetricsWriter:
-    """Appends to a metrics file, each line flushed. Lines after `resumed_at`, which the run will redo, are dropped."""
+    """Appends to a metrics file, each line flushed. Lines after `resumed_at`, which the run will redo, are dropped.
 
-    def __init__(self, path: Path, resumed_at: int = 0) -> None:
+    Args:
+        path: of the file.
+        resumed_at: the step that the run goes on from.
+        tensorboard: a folder to write events to as well.
+    """
+
+    def __init__(self, path: Path, resumed_at: int = 0, *, tensorboard: Path | None = None) -> None:
         kept = [line for line in read_metrics(path) if line["step"] <= resumed_at] if path.exists() else []
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.least_held_out_loss = min((line["held_out_loss"] for line in kept if "held_out_loss" in line), default=inf)
         self._file = path.open("a", encoding="utf-8")
+        self._board = None
+        if tensorboard is not None:
+            self._board = summary_writer_class()(str(tensorboard), purge_step=resumed_at + 1)
 
     def write(self, metrics: Metrics) -> None:
         """Append one step's line."""
         self._file.write(json.dumps(metrics) + "\n")
         self._file.flush()
+        if self._board is not None:
+            for name, value in metrics.items():
+                if name != "step" and value is not None:
+                    self._board.add_scalar(name, float(value), metrics["step"])
 
     def __enter__(self) -> Self:
         return self
@@ -39,6 +62,18 @@ class MetricsWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def summary_writer_class() -> Callable[..., Any]:
+    """TensorBoard's writer. Raises RecipeError where its package is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise RecipeError("run.tensorboard needs a package: pip install tensorboard, or set it to false") from None
+    writer: Callable[..., Any] = SummaryWriter
+    return writer
 
 
 def read_metrics(path: Path) -> list[Metrics]:

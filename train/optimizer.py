@@ -1,24 +1,68 @@
-"""AdamW (arXiv:1711.05101), with weight decay on matrices alone."""
+"""AdamW (arXiv:1711.05101), and Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for blocks' matrices.
+
+Muon replaces the momentum of a matrix by the nearest orthogonal one, so that every direction of it learns at the same
+speed. That is meant for maps between hidden states: the vocabulary table, the head and all vectors stay with AdamW.
+Updates are scaled by 0.2 sqrt(max(rows, columns)), which gives them the size of AdamW's (arXiv:2502.16982), so that one
+learning rate and one weight decay serve both.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Muon, Optimizer
 
 from train.config import OptimizerSection
 
-
-def build_optimizer(model: nn.Module, config: OptimizerSection) -> AdamW:
-    """The optimizer of a model's parameters, a tied head counted once."""
-    return AdamW(decay_groups(model, config.weight_decay), lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+Group = dict[str, list[Tensor] | float]
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, list[Tensor] | float]]:
+def build_optimizers(model: nn.Module, config: OptimizerSection) -> tuple[Optimizer, ...]:
+    """The optimizers of a model's parameters, each parameter in one of them, a tied head counted once.
+
+    Their moments are there from the start, and zero: a state before the first step has all that a later one has.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    muon = [parameter for name, parameter in named if config.name == "muon" and _is_hidden_matrix(name, parameter)]
+    theirs = {id(parameter) for parameter in muon}
+    rest = [parameter for _, parameter in named if id(parameter) not in theirs]
+    groups = decay_groups(rest, config.weight_decay)
+    optimizers: list[Optimizer] = [AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)]
+    if muon:
+        decay, momentum = config.weight_decay, config.momentum
+        optimizers.append(
+            Muon(muon, lr=config.lr, weight_decay=decay, momentum=momentum, adjust_lr_fn="match_rms_adamw")
+        )
+    for optimizer in optimizers:
+        _make_moments(optimizer)
+    return tuple(optimizers)
+
+
+def decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[Group]:
     """Parameters in two groups: matrices, which decay, and gains and biases, which do not.
 
     To pull a norm's gain towards zero would fight what it is for.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-    vectors = [parameter for parameter in parameters if parameter.ndim < 2]
+    matrices: list[Tensor] = [parameter for parameter in parameters if parameter.ndim >= 2]
+    vectors: list[Tensor] = [parameter for parameter in parameters if parameter.ndim < 2]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim == 2 and "layers." in name
+
+
+def _make_moments(optimizer: Optimizer) -> None:
+    """Have an optimizer make the tensors that it makes at its first step, by one with no gradient and no rate."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    for moments in optimizer.state.values():
+        for moment in moments.values():
+            moment.zero_()
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate

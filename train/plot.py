@@ -20,7 +20,7 @@ SMOOTHING_WINDOWS = 100  # the training curve is drawn as means over so many str
 
 def plot_runs(runs: Sequence[Path], picture: Path) -> None:
     """Draw the metrics of run folders into a PNG. Raises RunError where a run has none."""
-    histories = {run.name: read_metrics(run / "metrics.jsonl") for run in runs}
+    histories = {run.name: _sound(read_metrics(run / "metrics.jsonl")) for run in runs}
     for name, history in histories.items():
         if not history:
             raise RunError(f"{name} has no metrics yet: it was stopped before its first step")
@@ -33,6 +33,11 @@ def plot_runs(runs: Sequence[Path], picture: Path) -> None:
     _dress(axes)
     with replacing_file(picture) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
+
+
+def _sound(history: list[Metrics]) -> list[Metrics]:
+    """The steps that were not skipped."""
+    return [line for line in history if line["loss"] is not None]
 
 
 def _draw_run(axes: Axes, history: list[Metrics], color: str, prefix: str) -> None:

@@ -1,36 +1,34 @@
-"""The folder of a run, and what a run needs to go on after it was stopped.
+"""The folder of a run: everything about it, and where what lies.
 
-    recipe.json     the recipe with every override, as it was run
+    run.json        what the run is: recipe, versions, git commit, parameters by part, data with their hashes, sessions
     tokenizer/      tokenizer.json and the files that go with it
     checkpoint/     the latest model, as Hugging Face lays it out: what `export` takes
-    state/          training.safetensors: weights, AdamW's moments and the step they belong to, all in one file
-    held_out.txt    the documents that were never trained on, an `<|endoftext|>` between two
-    metrics.jsonl   a line a step           samples.txt   what the model wrote on the way          loss.png   the curve
+    best/           the same, of the step whose held-out loss was the least
+    state/          what `resume` goes on from (train.state)
+    held_out.txt    the documents that were never trained on, the separator between two
+    metrics.jsonl   a line a step           samples/      what the model wrote on the way          loss.png   the curve
+    tensorboard/    the metrics once more, if the recipe asks for it
 
-The state repeats the weights so that it is whole whenever the run dies: a checkpoint and a state written one after the
-other could be of two different steps. It holds no random state, for batches and samples are functions of the seed and
-the step.
+A state repeats the weights so that it is whole whenever the run dies: a checkpoint and a state written one after the
+other could be of two different steps.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from tokenizers import Tokenizer
-from torch import Tensor
-from torch.optim import Optimizer
-
 from model import TransformerModel, save_checkpoint
-from model.files import replacing_file, write_json, write_text
+from model.files import write_json, write_text
 from train.config import Recipe
+from train.corpus import Corpus
+from train.data_config import TokenizerSection
 from train.errors import RecipeError, RunError
-from train.tokenizer import END_OF_TEXT, load_tokenizer, save_tokenizer
+from train.lora import merged
+from train.state import States
+from train.tokenizer import CorpusTokenizer
 
 
 class RunFolder:
@@ -39,13 +37,15 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.checkpoint = self.path / "checkpoint"
+        self.best = self.path / "best"
         self.held_out = self.path / "held_out.txt"
         self.metrics = self.path / "metrics.jsonl"
-        self.samples = self.path / "samples.txt"
+        self._samples = self.path / "samples"
         self.picture = self.path / "loss.png"
-        self._recipe = self.path / "recipe.json"
+        self.tensorboard = self.path / "tensorboard"
+        self.states = States(self.path / "state")
+        self._record = self.path / "run.json"
         self._tokenizer = self.path / "tokenizer"
-        self._state = self.path / "state" / "training.safetensors"
 
     def check_free(self, *, overwrite: bool) -> None:
         """Raise RunError where something stands at the path that must not be overwritten."""
@@ -53,87 +53,63 @@ class RunFolder:
             return
         if not overwrite:
             raise RunError(f"{self.path} exists; choose another --out, resume it, or pass --overwrite")
-        if not self._recipe.is_file():
+        if not self._record.is_file():
             raise RunError(f"{self.path} is not the folder of a run, so --overwrite does not delete it")
 
-    def create(self, recipe: Recipe, tokenizer: Tokenizer, held_out: Sequence[str], *, max_length: int) -> None:
-        """Make the folder anew, with the recipe, the tokenizer and the documents that are held out."""
+    def create(
+        self, record: dict[str, Any], tokenizer: CorpusTokenizer, corpus: Corpus, *, max_length: int, with_chat: bool
+    ) -> None:
+        """Make the folder anew, with the run's record, its tokenizer and the documents that are held out."""
         if self.path.exists():
             shutil.rmtree(self.path)
-        write_json(self._recipe, recipe.to_dict())
-        write_text(self.held_out, END_OF_TEXT.join(held_out))
-        save_tokenizer(tokenizer, self._tokenizer, max_length=max_length)
+        write_json(self._record, record)
+        write_text(self.held_out, tokenizer.separator.join(corpus.held_out_texts(tokenizer.tokenizer)))
+        tokenizer.save(self._tokenizer, max_length=max_length, with_chat=with_chat)
 
     def recipe(self) -> Recipe:
         """The recipe that the run was started with. Raises RunError where there is no run."""
+        record = self._read_record()
         try:
-            return Recipe.from_dict(json.loads(self._recipe.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise RunError(f"{self.path} is not the folder of a run: it has no recipe.json") from None
-        except (OSError, ValueError, RecipeError) as error:
-            raise RunError(f"{self._recipe} cannot be read: {error}") from None
+            return Recipe.from_dict(record["recipe"])
+        except (KeyError, TypeError, RecipeError) as error:
+            raise RunError(f"{self._record} cannot be read: {error}") from None
 
-    def tokenizer(self) -> Tokenizer:
+    def add_session(self, session: dict[str, Any]) -> None:
+        """Note in run.json that the run goes on, and on which machine."""
+        record = self._read_record()
+        write_json(self._record, record | {"sessions": [*record.get("sessions", []), session]})
+
+    def tokenizer(self, section: TokenizerSection) -> CorpusTokenizer:
         """The tokenizer that the run was started with."""
-        return load_tokenizer(self._tokenizer)
+        return CorpusTokenizer.load(self._tokenizer, section)
 
-    def save(self, model: TransformerModel, optimizer: Optimizer, *, step: int, data: str) -> None:
-        """Write the state and then the checkpoint, each whole or not at all; `data` is the corpus' fingerprint."""
-        metadata = {"step": str(step), "data": data}
-        with replacing_file(self._state) as temporary:
-            save_file(_state_tensors(model, optimizer), temporary, metadata)
+    def save_model(self, model: TransformerModel, folder: Path) -> None:
+        """Write a model with its tokenizer as a checkpoint folder, whole or not at all."""
         config = model.config
         generation = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id, "do_sample": True}
         save_checkpoint(
-            model,
-            self.checkpoint,
+            merged(model),
+            folder,
             side_files=sorted(self._tokenizer.iterdir()),
             extra_files={"generation_config.json": generation},
         )
 
-    def load_state(self, model: TransformerModel, optimizer: Optimizer, *, data: str) -> int:
-        """Put a saved state into a model and its optimizer; return the step to go on from.
+    def save_sample(self, text: str, step: int) -> None:
+        """Keep a text that the model wrote at a step; a step that is done again gives the same file."""
+        write_text(self._samples / f"step-{step:08d}.txt", text + "\n")
 
-        Raises:
-            RunError: no state, a cut-off one, or one of another model or other data.
-        """
-        if not self._state.is_file():
-            raise RunError(f"{self.path} has no state to resume from: it was stopped before its first save")
+    def clean(self) -> None:
+        """Delete what a process left that was killed while it wrote."""
+        self.states.clean()
+        for pattern in (".*.partial", ".*.old"):
+            for leftover in self.path.glob(pattern):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+    def _read_record(self) -> dict[str, Any]:
         try:
-            with safe_open(self._state, framework="pt") as file:
-                metadata: dict[str, Any] = file.metadata()
-                saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        except (OSError, SafetensorError) as error:
-            raise RunError(f"{self._state} is cut off or broken ({error}); the run cannot be resumed") from None
-        if metadata["data"] != data:
-            raise RunError(f"the data of {self.path} have changed since it was started; it cannot be resumed exactly")
-        _prepare_moments(optimizer)
-        expected = _state_tensors(model, optimizer)
-        if {name: tensor.shape for name, tensor in expected.items()} != {
-            name: tensor.shape for name, tensor in saved.items()
-        }:
-            raise RunError(f"{self._state} is the state of another model")
-        for name, tensor in expected.items():
-            tensor.copy_(saved[name])
-        return int(metadata["step"])
-
-
-def _state_tensors(model: TransformerModel, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Every number that training changes, by name: `weight.NAME`, and AdamW's `exp_avg.NAME` and the like."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    tensors = {f"weight.{name}": parameter.detach() for parameter, name in names.items()}
-    for parameter, moments in optimizer.state.items():
-        tensors |= {f"{key}.{names[parameter]}": value for key, value in moments.items()}
-    return tensors
-
-
-def _prepare_moments(optimizer: Optimizer) -> None:
-    """Give a fresh optimizer the tensors of its state, which it makes at its first step.
-
-    The step that makes them changes weights and moments, so all of them must be overwritten afterwards.
-    """
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = parameter.detach().new_zeros(parameter.shape)
-    optimizer.step()
-    optimizer.zero_grad()
+            record: dict[str, Any] = json.loads(self._record.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{self.path} is not the folder of a run: it has no run.json") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self._record} cannot be read: {error}") from None
+        return record

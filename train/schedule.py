@@ -1,16 +1,23 @@
-"""The learning rate as a pure function of the step: warm-up, stable, linear decay (WSD, arXiv:2404.06395)."""
+"""The learning rate as a pure function of the step: warm-up, stable, decay (WSD, arXiv:2404.06395)."""
 
 from __future__ import annotations
+
+import math
 
 from train.config import ScheduleSection
 
 
 def lr_factor(step: int, schedule: ScheduleSection) -> float:
-    """What the peak learning rate is multiplied by at a step, counted from 0; always in (0, 1].
+    """What the peak learning rate is multiplied by at a step, counted from 0; in (0, 1].
 
-    Rises linearly over `warmup_steps`, reaching 1 at the last of them; falls linearly over the last `decay_steps`, so
-    that one more step would be at 0.
+    Rises linearly over `warmup_steps`, reaching 1 at the last of them. Falls from 1 over the last `decay_steps`, along
+    a line or half a cosine (SGDR, arXiv:1608.03983), so that one more step would be at `final`.
     """
-    rising = (step + 1) / schedule.warmup_steps if schedule.warmup_steps else 1.0
-    falling = (schedule.steps - step) / schedule.decay_steps if schedule.decay_steps else 1.0
-    return min(rising, 1.0, falling)
+    if step < schedule.warmup_steps:
+        return (step + 1) / schedule.warmup_steps
+    decayed = step - (schedule.steps - schedule.decay_steps)
+    if decayed <= 0:
+        return 1.0
+    progress = decayed / schedule.decay_steps
+    left = 1 - progress if schedule.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    return schedule.final + (1 - schedule.final) * left

@@ -31,6 +31,7 @@ def tiny_recipe():
             "optimizer": {"lr": 1e-2},
             "schedule": {"steps": 20, "warmup_steps": 4, "decay_steps": 5},
             "run": {"evaluate_every": 10, "sample_every": 0, "save_every": 10},
+            "machine": {"device": "cpu", "threads": 1},
         }
         return Recipe.from_dict({name: values[name] | sections.get(name, {}) for name in values})
 

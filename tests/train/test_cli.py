@@ -27,7 +27,7 @@ def test_help_is_fast_and_needs_no_torch(arguments):
     assert not [name for name in ("torch", "numpy", "matplotlib", "tokenizers") if f"'{name}'" in done.stderr]
 
 
-@pytest.mark.parametrize("command", ["run", "resume", "tokenizer", "plot", "stories"])
+@pytest.mark.parametrize("command", ["run", "resume", "tokenize", "tokenizer", "plot", "stories"])
 def test_every_command_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -86,6 +86,8 @@ def test_a_tokenizer_is_trained_from_a_file(tmp_path, capsys):
         (["run", "novel", "--out", "x"], "there is no recipe novel"),
         (["run", "stories-tiny", "--out", "x", "--set", "optimizer.lrr=1"], "did you mean optimizer.lr?"),
         (["run", "stories-tiny", "--out", "x", "--set", "data.source=nowhere.txt"], "nowhere.txt cannot be read"),
+        (["tokenize", "stories-tiny", "--out", "x", "--set", "data.source=nowhere.txt"], "nowhere.txt cannot be read"),
+        (["tokenizer", "novel.toml", "--out", "x"], "there is no recipe novel.toml"),
         (["resume", "nowhere"], "nowhere is not the folder of a run"),
         (["plot", "nowhere", "--out", "x.png"], "metrics.jsonl cannot be read"),
         (["tokenizer", "nowhere.txt", "--out", "x"], "nowhere.txt cannot be read"),

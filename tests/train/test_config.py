@@ -1,5 +1,8 @@
+import re
+
 import pytest
 
+from model import ModelConfig
 from train.config import RECIPES_FOLDER, Recipe, read_recipe
 from train.errors import RecipeError
 
@@ -58,8 +61,29 @@ def test_whole_numbers_serve_as_floats(recipe_file):
         ("schedule.steps=0", "schedule.steps must be at least 1"),
         ("schedule.warmup_steps=101", "exceed the 100 steps"),
         ("run.save_every=-1", "run.save_every must not be negative"),
+        ("run.keep_last=0", "run.keep_last must be at least 1"),
+        ("run.threads=2", "unknown key run.threads; known are evaluate_every"),
+        ("optimizer.name=sgd", "optimizer.name must be adamw or muon, not 'sgd'"),
+        ("optimizer.on_non_finite=pray", "optimizer.on_non_finite must be stop or skip"),
+        ("optimizer.z_loss=-1", "optimizer.z_loss must not be negative"),
+        ("schedule.decay=sudden", "schedule.decay must be linear or cosine"),
+        ("schedule.final=2", "schedule.final is a share"),
+        ("machine.precision=fp8", "machine.precision must be fp32 or bf16"),
+        ("machine.sharding=zero", "machine.sharding must be ddp or fsdp"),
+        ("machine.micro_batch_size=-1", "machine.micro_batch_size must not be negative"),
         ("data.held_out=1", "data.held_out is a share"),
         ("data.source=1", "data.source must be a text"),
+        ("data.rows=diagonal", "data.rows must be packed, document or isolated, not 'diagonal'"),
+        ("data.sources=book.txt", "data.sources must be a list"),
+        ("data.sources=[{}]", "a source needs one of path and hub"),
+        ('data.sources=[{path="a", hub="b"}]', "a source needs one of path and hub"),
+        (
+            'data.sources=[{path="a", pathh="b"}]',
+            "unknown key data.sources[0].pathh; did you mean data.sources[0].path?",
+        ),
+        ('data.sources=[{path="a", weight=0}]', "weight must be positive"),
+        ('data.sources=[{path="a", weight=1}, {path="b"}]', "all have a weight, or none"),
+        ('data.sources=[{path="a", separator_pattern="("}]', "'(' is no regular expression"),
         ("tokenizer.vocab_size=100", "tokenizer.vocab_size must be above 256"),
         ("model.init_from=somewhere", "model needs one of preset and init_from"),
         ("model=tiny", "--set wants section.key=value"),
@@ -90,6 +114,29 @@ def test_an_incomplete_recipe_is_an_error(recipe_file, text, complaint):
         read_recipe(recipe_file(text))
 
 
+def test_the_recipe_in_the_readme_reads(recipe_file):
+    readme = (RECIPES_FOLDER.parents[1] / "README.md").read_text()
+    [table] = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    assert len(read_recipe(recipe_file(MINIMAL + table)).data.sources) == 2
+
+
 def test_a_missing_recipe_names_those_that_there_are():
     with pytest.raises(RecipeError, match=r"there is no recipe novel\.toml; .* stories-tiny"):
         read_recipe("novel.toml")
+
+
+def test_smollm2_is_trained_as_published():
+    """The seed's nanotron configuration says the same: see config_smollm2_135M.json."""
+    recipe = read_recipe("smollm2-135m")
+    assert (recipe.optimizer.lr, recipe.optimizer.betas, recipe.optimizer.weight_decay) == (3e-3, (0.9, 0.95), 0.01)
+    assert recipe.optimizer.max_grad_norm == 1.0
+    assert (recipe.schedule.steps, recipe.schedule.warmup_steps) == (2_000_000, 2000)
+    assert recipe.schedule.decay_steps == recipe.schedule.steps / 5
+    assert (recipe.data.context, recipe.data.batch_size) == (2048, 64 * 8)
+    assert ModelConfig.from_preset("smollm2-135m").initializer_range == pytest.approx(1 / 24)
+
+
+def test_the_seeds_run_is_five_thousand_steps_and_fifty_more():
+    recipe = read_recipe("smoltextgen-135m")
+    assert (recipe.schedule.steps, recipe.run.sample_every) == (5050, 500)
+    assert 5000 % recipe.run.save_every == 0

@@ -4,20 +4,21 @@ import json
 import math
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 
-from model import load_checkpoint
 from model.errors import ModelError
 from train import loop
 from train.corpus import Corpus
 from train.errors import DataError, RecipeError, RunError
-from train.evaluate import held_out_loss, sample_text
+from train.evaluate import count_bytes, held_out_loss, sample_text
 from train.loop import train
-from train.metrics import MetricsWriter, read_metrics
+from train.metrics import read_metrics
 from train.prepare import resume_run
 from train.run_folder import RunFolder
+from train.streams import StreamEncoder
 
 
 def losses(run):
@@ -64,8 +65,9 @@ def test_twenty_steps_learn(tiny_run):
     assert outcome["entropy_ratio"] == pytest.approx(outcome["held_out_loss"] / outcome["true_loss"])
 
 
-def test_a_resumed_run_equals_an_undisturbed_one_to_the_bit(tiny_run, monkeypatch):
-    undisturbed, stopped = tiny_run("undisturbed"), tiny_run("stopped")
+@pytest.mark.parametrize("rows", ["packed", "document", "isolated"])
+def test_a_resumed_run_equals_an_undisturbed_one_to_the_bit(tiny_run, monkeypatch, rows):
+    undisturbed, stopped = (tiny_run(name, data={"rows": rows}) for name in ("undisturbed", "stopped"))
     train(undisturbed)
     with monkeypatch.context() as patch:
         stop_after(patch, 13)
@@ -143,15 +145,16 @@ def test_training_goes_on_from_a_checkpoint_and_its_tokenizer(tiny_run):
 
 def test_held_out_loss_is_the_mean_over_tokens_of_whole_documents(tiny_run):
     run = tiny_run()
-    end = torch.tensor([0])
-    documents = [torch.randint(1, 400, (length,)) for length in (5, 40, 17)]
+    texts = [text * 3 for text in ("Once upon a time.", "The cat sat on the mat.", "A")]
+    encoder = StreamEncoder(run.tokenizer, "<|endoftext|>")
 
-    def loss(pieces):
-        stream = torch.cat([end, *(torch.cat([piece, end]) for piece in pieces)])
-        return held_out_loss(run.model, Corpus(stream, stream, separator=0), context=48)
+    def loss(documents):
+        stream = encoder.encode(documents)
+        return held_out_loss(run.loss, Corpus([], [stream], separator=0), 48, run.ranks), stream.predictions
 
-    weighted = sum(loss([document]) * (len(document) + 1) for document in documents)
-    assert loss(documents) == pytest.approx(weighted / sum(len(document) + 1 for document in documents), rel=1e-5)
+    parts = [loss([text]) for text in texts]
+    expected = sum(nats * predictions for nats, predictions in parts) / sum(predictions for _, predictions in parts)
+    assert loss(texts)[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_sample_is_a_function_of_weights_and_seed(tiny_run):
@@ -164,33 +167,17 @@ def test_what_is_held_out_can_be_read_and_gives_the_same_tokens_again(tiny_run):
     run = tiny_run()
     text = run.folder.held_out.read_text()
     token_ids = run.tokenizer.encode(text).ids
-    assert [*token_ids, 0] == run.corpus.held_out.tolist()
+    [stream] = run.corpus.held_out
+    assert [*token_ids, 0] == stream.tokens.tolist()
 
 
 def test_samples_are_kept(tiny_run):
     run = tiny_run(run={"sample_every": 10})
     train(run)
-    assert run.folder.samples.read_text().count("step ") >= 2
-
-
-def test_a_loss_that_is_no_number_stops_the_run_and_spares_what_was_saved(tiny_run):
-    run = tiny_run()
-    run.save()
-    with torch.no_grad():
-        run.model.model.norm.weight.fill_(torch.nan)
-    with pytest.raises(RunError, match=r"the loss is nan .* at step 1; lower optimizer\.lr"):
-        train(run)
-    assert torch.isfinite(load_checkpoint(run.folder.checkpoint).lm_head.weight).all()
-
-
-@pytest.mark.parametrize("kept_bytes", [0, 100, 5000])
-def test_a_cut_off_state_is_an_error(tiny_run, kept_bytes):
-    run = tiny_run()
-    run.save()
-    state = run.folder.path / "state" / "training.safetensors"
-    state.write_bytes(state.read_bytes()[:kept_bytes])
-    with pytest.raises(RunError, match=r"^[^\n]*is cut off or broken[^\n]*$"):
-        resume_run(run.folder)
+    assert sorted(path.name for path in (run.folder.path / "samples").iterdir()) == [
+        "step-00000010.txt",
+        "step-00000020.txt",
+    ]
 
 
 def test_a_run_without_a_state_cannot_be_resumed(tiny_run, tmp_path):
@@ -214,6 +201,7 @@ def test_a_run_on_changed_data_cannot_be_resumed(tiny_run, tmp_path):
     ("sections", "error", "complaint"),
     [
         ({"tokenizer": {"vocab_size": 600}}, RecipeError, r"has 600 tokens, the model's vocabulary only 512"),
+        ({"tokenizer": {"separator": "<s>"}}, RecipeError, r"a tokenizer made here has <\|endoftext\|>"),
         ({"data": {"context": 65}}, RecipeError, r"data\.context 65 exceeds the model's 64 positions"),
         ({"model": {"preset": "huge"}}, ModelError, "no preset 'huge'"),
         ({"model": {"overrides": {"hidden_sizes": 3}}}, RecipeError, "model.overrides: .*hidden_sizes"),
@@ -234,9 +222,73 @@ def test_data_shorter_than_the_context_are_an_error(tiny_run, tmp_path):
         tiny_run(data={"source": str(text)})
 
 
-def test_metrics_after_the_step_resumed_at_are_dropped(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (1, 2, 3)) + '{"step": 4, "lo')
-    with MetricsWriter(path, resumed_at=2) as writer:
-        writer.write({"step": 3, "loss": 1.0})
-    assert [line["step"] for line in read_metrics(path)] == [1, 2, 3]
+def test_a_run_stops_where_it_was_told_to_and_goes_on(tiny_run):
+    undisturbed, run = tiny_run("undisturbed"), tiny_run()
+    train(undisturbed)
+    assert not train(run, stop_at=7)["finished"]
+    resumed = resume_run(run.folder)
+    assert resumed.step == 7
+    assert train(resumed)["finished"]
+    assert weights(resumed.folder.path) == weights(undisturbed.folder.path)
+
+
+def test_the_loss_curve_of_twenty_steps_is_frozen(tiny_run):
+    """A refactoring that moves these numbers is none. Other CPUs round otherwise, which grows over the steps."""
+    run = tiny_run()
+    train(run)
+    frozen = json.loads((Path(__file__).parent / "loss_curve.json").read_text())
+    assert losses(run) == pytest.approx(frozen["losses"], rel=2e-3)
+    assert read_metrics(run.folder.metrics)[-1]["held_out_loss"] == pytest.approx(frozen["held_out_loss"], rel=2e-3)
+
+
+def test_a_run_folder_explains_itself(tiny_run):
+    run = tiny_run(optimizer={"name": "muon"})
+    train(run, stop_at=3)
+    resume_run(run.folder, ["machine.micro_batch_size=1"])
+    record = json.loads((run.folder.path / "run.json").read_text())
+    assert record["recipe"]["optimizer"]["name"] == "muon"
+    assert record["parameters"]["total"] == sum(p.numel() for p in run.model.parameters())
+    assert record["data"]["fingerprint"] == run.corpus.fingerprint()
+    assert record["data"]["train_tokens"] == run.corpus.train_tokens
+    first, second = record["sessions"]
+    assert first["versions"]["torch"] == torch.__version__
+    assert (first["from_step"], second["from_step"]) == (0, 3)
+    assert second["machine"]["micro_batch_size"] == 1
+
+
+def test_a_run_goes_on_with_its_recipe_on_another_machine_alone(tiny_run):
+    run = tiny_run()
+    run.save()
+    with pytest.raises(RecipeError, match=r"only machine\.\* can change, not 'optimizer.lr=1'"):
+        resume_run(run.folder, ["optimizer.lr=1"])
+    with pytest.raises(RecipeError, match=r"did you mean machine\.threads\?"):
+        resume_run(run.folder, ["machine.thread=1"])
+
+
+def test_a_device_that_is_not_there_is_an_error(tiny_run):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(RecipeError, match=r"machine\.device is cuda, but torch finds no GPU"):
+        tiny_run(machine={"device": "cuda"})
+
+
+def test_bits_a_byte_are_nats_a_token_in_other_units(tiny_run):
+    run = tiny_run()
+    documents = run.folder.held_out.read_text().split("<|endoftext|>")
+    assert count_bytes(run.corpus, run.tokenizer) == sum(len(document.encode()) for document in documents)
+    last = train(run)
+    nats = last["held_out_loss"] * run.corpus.held_out_tokens
+    assert last["bits_per_byte"] == pytest.approx(nats / math.log(2) / sum(map(len, documents)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gpu_trains_like_a_cpu_and_resumes_to_the_bit(tiny_run, precision):
+    gpu = {"device": "cuda", "precision": precision, "deterministic": True}
+    expected, undisturbed, stopped = tiny_run("cpu"), tiny_run("undisturbed", machine=gpu), tiny_run("run", machine=gpu)
+    for run in (expected, undisturbed):
+        train(run)
+    train(stopped, stop_at=7)
+    train(resume_run(stopped.folder))
+    assert losses(stopped) == losses(undisturbed)
+    assert losses(undisturbed) == pytest.approx(losses(expected), rel=1e-3 if precision == "fp32" else 0.03)

@@ -2,9 +2,10 @@ from itertools import islice
 
 import pytest
 
+from train.data_config import END_OF_TEXT
 from train.errors import DataError
 from train.stories import stories
-from train.tokenizer import END_OF_TEXT, load_tokenizer, save_tokenizer, train_tokenizer
+from train.tokenizer import CorpusTokenizer, load_tokenizer, train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def test_a_prompt_stands_where_documents_begin(tokenizer):
 def test_transformers_makes_the_same_tokenizer_from_the_files(tokenizer, tmp_path):
     from transformers import AutoTokenizer
 
-    save_tokenizer(tokenizer, tmp_path, max_length=64)
+    CorpusTokenizer(tokenizer).save(tmp_path, max_length=64)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     text = next(stories(seed=5))
     assert theirs(text)["input_ids"] == tokenizer.encode(text).ids
@@ -41,7 +42,7 @@ def test_transformers_makes_the_same_tokenizer_from_the_files(tokenizer, tmp_pat
 
 
 def test_a_saved_tokenizer_is_found_by_file_and_by_folder(tokenizer, tmp_path):
-    save_tokenizer(tokenizer, tmp_path, max_length=64)
+    CorpusTokenizer(tokenizer).save(tmp_path, max_length=64)
     for path in (tmp_path, tmp_path / "tokenizer.json"):
         assert load_tokenizer(path).get_vocab() == tokenizer.get_vocab()
 
@@ -57,5 +58,5 @@ def test_a_tokenizer_without_the_end_of_text_is_refused(tmp_path):
     from tokenizers import Tokenizer, models
 
     Tokenizer(models.BPE()).save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(DataError, match="has no token"):
-        load_tokenizer(tmp_path)
+    with pytest.raises(DataError, match=r"has no token <\|endoftext\|>; name the one"):
+        CorpusTokenizer.load(tmp_path)

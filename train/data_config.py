@@ -1,0 +1,91 @@
+"""The parts of a recipe that say which text is read, in which tokens, and how it is cut into rows. Knows no torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from train.errors import require
+
+STORIES = "stories"
+END_OF_TEXT = "<|endoftext|>"
+PACKED, DOCUMENT, ISOLATED = "packed", "document", "isolated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSection:
+    """A byte-level BPE trained on the corpus, or a ready one."""
+
+    vocab_size: int = 2048
+    path: str | None = None  # a tokenizer.json, a folder that holds one, or a Hub id; its own vocab_size counts
+    separator: str | None = None  # the token between documents; unset: `<|endoftext|>`, or else the tokenizer's BOS
+    chat_template: str | None = None  # a Jinja file; unset: the tokenizer's own, or else ChatML
+
+    def __post_init__(self) -> None:
+        require(self.vocab_size > 256, "tokenizer.vocab_size must be above 256: every byte is a token")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSection:
+    """Where documents come from, and how many of the training tokens."""
+
+    path: str | None = None  # "stories", or a file: .jsonl and .parquet by field, anything else as UTF-8 text; .gz too
+    hub: str | None = None  # or a data set on the Hub, or a folder that `datasets` reads, streamed
+    subset: str | None = None  # of a Hub data set
+    split: str = "train"  # of a Hub data set
+    field: str = "text"  # what holds a document: a text, or a list of chat messages
+    separator: str = END_OF_TEXT  # what stands between a text file's documents
+    separator_pattern: str | None = None  # instead: a regular expression (multiline); what it matches is dropped
+    min_characters: int = 1  # shorter documents, such as tables of contents, are left out
+    weight: float | None = None  # its share of the training tokens, relative to the others'; all have one, or none
+
+    def __post_init__(self) -> None:
+        require((self.path is None) != (self.hub is None), "a source needs one of path and hub")
+        require(bool(self.path or self.hub), "a source's path or hub must not be empty")
+        require(bool(self.separator), "a source's separator must not be empty")
+        require(self.min_characters >= 1, "a source's min_characters must be at least 1")
+        require(self.weight is None or 0 < self.weight < float("inf"), "a source's weight must be positive")
+        try:
+            re.compile(self.separator_pattern or "")
+        except re.error as error:
+            require(False, f"separator_pattern {self.separator_pattern!r} is no regular expression: {error}")
+
+    @property
+    def name(self) -> str:
+        """What messages and tables call it."""
+        return str(self.path or "/".join(filter(None, (self.hub, self.subset, self.split))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSection:
+    """What is read, and how it is cut."""
+
+    source: str | None = None  # one source by its path alone; "stories" where there are no sources either
+    sources: tuple[SourceSection, ...] = ()  # or several, as `[[data.sources]]`
+    root: str = "."  # the folder that the paths of sources are relative to
+    documents: int = 50_000  # how many stories; other sources are read whole
+    tokens: str | None = None  # a folder of token shards: read where it is there, made where it is not
+    held_out: float = 0.01  # the share of documents that is never trained on, chosen by their hash
+    held_out_tokens: int = 500_000  # what an evaluation reads of them, at most
+    context: int = 256  # tokens a row, at most
+    batch_size: int = 4  # rows a step
+    rows: str = PACKED  # "packed"; "document", a row a document; "isolated", packed but blind to other documents
+
+    def __post_init__(self) -> None:
+        require(self.source is None or not self.sources, "data has both source and sources; keep one")
+        require(self.documents >= 2, "data.documents must be at least 2, one to train on and one to hold out")
+        require(0 < self.held_out < 1, "data.held_out is a share, between 0 and 1")
+        require(self.held_out_tokens >= 1, "data.held_out_tokens must be at least 1")
+        require(self.context >= 2, "data.context must be at least 2")
+        require(self.batch_size >= 1, "data.batch_size must be at least 1")
+        require(
+            self.rows in (PACKED, DOCUMENT, ISOLATED),
+            f"data.rows must be {PACKED}, {DOCUMENT} or {ISOLATED}, not {self.rows!r}",
+        )
+        weighted = sum(source.weight is not None for source in self.sources)
+        require(weighted in (0, len(self.sources)), "of data.sources all have a weight, or none")
+
+    @property
+    def all_sources(self) -> tuple[SourceSection, ...]:
+        """The sources, whichever way the recipe names them."""
+        return self.sources or (SourceSection(path=self.source or STORIES),)

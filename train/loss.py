@@ -1,0 +1,128 @@
+"""Next-token cross-entropy whose logits never exist all at once.
+
+The logits of 8,192 tokens over 49,152 words are 1.6 GB, and their gradient as much again: more than a model of 135M and
+all its activations' worth. But a token's loss needs its own logits alone. So the head works on a few tokens at a time,
+and makes the gradients of the hidden states and of the head's weight in the same pass, while the logits are still there
+(as Liger Kernel does, arXiv:2410.10989): three matrix products, as many as the plain way takes, and no logits kept.
+
+Knows no optimizer, and of the model only that it has a trunk and a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model import TransformerModel
+from train.batches import IGNORED
+
+# What the logits of a chunk may take where nothing else was asked for, in bytes of float32.
+CHUNK_BYTES = 64 * 2**20
+
+
+class NextTokenLoss(nn.Module):
+    """The model with its loss on top: one module, so that DDP and FSDP see one forward pass and one backward."""
+
+    def __init__(self, model: TransformerModel, *, z_loss: float = 0.0, chunk_tokens: int = 0) -> None:
+        super().__init__()
+        self.model = model
+        self.z_loss = z_loss
+        self.chunk_tokens = chunk_tokens or max(1, CHUNK_BYTES // (4 * model.config.vocab_size))
+        self.chunk_pass: Callable[..., Any] = chunk_pass
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the blocks, once for all of them, and a chunk's pass through the head."""
+        for block in self.model.model.layers:
+            block.compile(*args, **kwargs)
+        self.chunk_pass = torch.compile(chunk_pass, *args, **kwargs)
+
+    def forward(self, input_ids: Tensor, labels: Tensor, document_ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Sums over the tokens that have a label: what to minimize, and the cross-entropy in it, in nats.
+
+        input_ids, labels and document_ids are int64 [batch, sequence]; both results are float32 scalars, the second
+        without gradient.
+        """
+        hidden = self.model.hidden_states(input_ids, document_ids=document_ids).flatten(0, 1)
+        labels = labels.flatten()
+        labelled = (labels != IGNORED).nonzero().squeeze(1)
+        if len(labelled) < len(labels):  # the head does not work for the others
+            hidden, labels = hidden.index_select(0, labelled), labels.index_select(0, labelled)
+        weight = self.model.lm_head.weight
+        if not torch.is_grad_enabled():
+            weight = weight.detach()  # a Function cannot tell, and would make gradients
+        sums: tuple[Tensor, Tensor] = ChunkedCrossEntropy.apply(
+            hidden, weight, labels, self.z_loss, self.chunk_tokens, self.chunk_pass
+        )
+        return sums
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """Sum of cross-entropies of `hidden @ weight.T`, a chunk of tokens at a time."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        z_loss: float,
+        chunk_tokens: int,
+        one_chunk: Callable[..., tuple[Tensor, Tensor, Tensor]],
+    ) -> tuple[Tensor, Tensor]:
+        """hidden [tokens, hidden_size], weight [vocab_size, hidden_size], labels int64 [tokens] -> two sums."""
+        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        head = weight.to(dtype)
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight) if needs_weight else None
+        total, cross_entropy = hidden.new_zeros((), dtype=torch.float32), hidden.new_zeros((), dtype=torch.float32)
+        with torch.autocast(device, enabled=False):
+            for start in range(0, len(labels), chunk_tokens):
+                stretch = slice(start, start + chunk_tokens)
+                part = hidden[stretch].to(dtype)
+                grad_logits, part_total, part_cross_entropy = one_chunk(part, head, labels[stretch], z_loss)
+                total += part_total
+                cross_entropy += part_cross_entropy
+                if grad_hidden is not None:
+                    grad_hidden[stretch] = grad_logits @ head
+                if grad_weight is not None:
+                    _add_product(grad_weight, grad_logits.T, part)
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.mark_non_differentiable(cross_entropy)
+        return total, cross_entropy
+
+    @staticmethod
+    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients made in `forward`, times what came from above."""
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return *(None if grad is None else grad * grad_total for grad in (grad_hidden, grad_weight)), *[None] * 4
+
+
+def chunk_pass(hidden: Tensor, head: Tensor, labels: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient of a chunk's logits, and the sums of its losses.
+
+    With Z = sum(exp(logits)), a token's loss is log Z - logit of its label, plus z_loss * (log Z)^2. Its gradient is
+    softmax * (1 + 2 z_loss log Z) - 1 at the label.
+    """
+    logits = (hidden @ head.T).float()
+    log_z = logits.logsumexp(-1, keepdim=True)
+    wanted = labels.unsqueeze(1)
+    cross_entropy = (log_z - logits.gather(1, wanted)).sum()
+    total = cross_entropy + z_loss * log_z.square().sum()
+    softmax = logits.sub_(log_z).exp_()
+    if z_loss:
+        softmax *= 1 + 2 * z_loss * log_z
+    grad_logits = softmax.scatter_add_(1, wanted, torch.full_like(log_z, -1.0))
+    return grad_logits.to(hidden.dtype), total, cross_entropy
+
+
+def _add_product(into: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add left @ right to a float32 tensor, in one kernel where the factors are float32 too."""
+    if left.dtype == into.dtype:
+        into.addmm_(left, right)
+    else:
+        into += left @ right

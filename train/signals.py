@@ -1,0 +1,27 @@
+"""Being asked to stop: SIGINT (Ctrl-C) and SIGTERM (a scheduler, or torchrun) let a step end, and the run be saved."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def noting_signals() -> Iterator[Callable[[], int]]:
+    """Yield a function that tells the number of the signal that came, or 0; a second one interrupts at once."""
+    received = 0
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        nonlocal received
+        if received:
+            raise KeyboardInterrupt
+        received = number
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
