@@ -40,3 +40,21 @@ def test_ratios_are_taken_round_by_round():
 def test_an_engine_that_cannot_run_is_one_clear_line(arguments, code, named, capfd):
     assert main(arguments) == code
     assert named in capfd.readouterr().err
+
+
+def test_training_is_measured_in_turn_and_told_as_ratios():
+    pytest.importorskip("torch")
+    import torch
+
+    from benchmarks import training
+    from model import ModelConfig
+    from train.config import MachineSection
+
+    config = ModelConfig.from_preset("tiny").replace(vocab_size=64, hidden_size=16, intermediate_size=16, head_dim=4)
+    shape = (config, torch.randint(64, (200,)), 2, 16)
+    engines = {"ours": training.ours(*shape, MachineSection(device="cpu")), "plain loop": training.plain(*shape)}
+    times = training.measure(engines, steps=1, rounds=2)
+    assert {name: len(seconds) for name, seconds in times.items()} == {"ours": 2, "plain loop": 2}
+    lines = training.table({"ours": [1.0, 2.0], "plain loop": [1.5, 2.0]}, tokens=300)
+    assert lines[1].split()[:2] == ["ours", "200"]
+    assert "1.25  (1.00 to 1.50)" in lines[2]

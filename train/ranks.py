@@ -34,10 +34,11 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, *numbers: torch.Tensor | float) -> list[float]:
-        """The sums of some numbers over all ranks, the same on each. On a GPU this waits for what was queued."""
+        """The sums of some numbers over all ranks, the same on each. A GPU's tensors are waited for."""
+        if self.world_size == 1:
+            return [float(number) for number in numbers]
         totals = torch.stack([torch.as_tensor(n, dtype=torch.float64, device=self.device) for n in numbers])
-        if self.world_size > 1:
-            dist.all_reduce(totals)
+        dist.all_reduce(totals)
         return totals.tolist()
 
     def largest(self, number: int) -> int:
