@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from model import Checkpoint, ModelConfig, load_checkpoint
-from model.transformer import RotaryPositionalEmbedding, TransformerBlock
+from model.attention import RotaryPositionalEmbedding
+from model.transformer import TransformerBlock
 
 DEFAULT_TOKENS = 8192
 FEWEST_ROWS, LONGEST_ROW = 32, 256

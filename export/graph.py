@@ -1,4 +1,4 @@
-"""The decoder as an ONNX graph: `model/transformer.py` again, line by line.
+"""The decoder as an ONNX graph: `model/transformer.py` and `model/attention.py` again, line by line.
 
 The graph is written, not traced: each line below is a node that runs, so what is read here is what is executed, a
 weight is never in memory twice, and a precision chooses its operators at the place where the weight is used. Norms,
@@ -18,7 +18,7 @@ from export.operators import FusedOperators, Operators
 from export.version import VERSION
 from export.weight_formats import Weight, WeightFormat
 from model import Checkpoint
-from model.transformer import rotary_angles
+from model.attention import rotary_angles
 from runtime import contract
 
 TO_THE_END = np.iinfo(np.int64).max

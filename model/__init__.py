@@ -12,10 +12,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from model.attention import KVCache
     from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from model.config import ModelConfig, preset_names
     from model.errors import CheckpointError, CheckpointNotFoundError, ConfigError, ModelError
-    from model.transformer import KVCache, TransformerModel
+    from model.transformer import TransformerModel
 
 __all__ = [
     "Checkpoint",
@@ -35,7 +36,8 @@ _HOMES = {
     "checkpoint": ("Checkpoint", "load_checkpoint", "save_checkpoint"),
     "config": ("ModelConfig", "preset_names"),
     "errors": ("CheckpointError", "CheckpointNotFoundError", "ConfigError", "ModelError"),
-    "transformer": ("KVCache", "TransformerModel"),
+    "attention": ("KVCache",),
+    "transformer": ("TransformerModel",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

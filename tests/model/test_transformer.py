@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from model import ModelConfig, TransformerModel, load_checkpoint
-from model.transformer import MLP, Attention, RMSNorm, RotaryPositionalEmbedding, TransformerBlock, causal_attention
+from model.attention import Attention, RotaryPositionalEmbedding, causal_attention
+from model.transformer import MLP, RMSNorm, TransformerBlock
 
 RELATIVE_TOLERANCE = 1e-5
 BASE = {
