@@ -149,6 +149,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(tiny_bundle):
         terminal.process.send_signal(signal.SIGINT)
         terminal.wait_for("[stopped]")
         terminal.wait_for("> ")
+        time.sleep(0.5)  # the prompt is shown before readline waits
         terminal.process.send_signal(signal.SIGINT)  # while it waits for a question
         terminal.wait_for("/exit ends the chat")
         terminal.wait_for("> ")

@@ -252,10 +252,10 @@ def test_the_fine_tuned_checkpoint_is_exported_and_runs(fairy_tales, tmp_path):
     from export.bundle import export_bundle
     from export.precisions import parse_precisions
     from model import Checkpoint
-    from runtime import LanguageModel
+    from runtime import LanguageModel, SamplingOptions
 
     out = tmp_path / "bundle"
     checkpoint = Checkpoint(fairy_tales[0].folder.checkpoint)
     export_bundle(checkpoint, out, parse_precisions("fp32,int8"), source="test", progress=False)
     model = LanguageModel.load(out, precision="int8")
-    assert model.generate("Once upon a time", max_new_tokens=20).text.strip()
+    assert model.generate("Once upon a time", SamplingOptions(max_new_tokens=20)).text.strip()
