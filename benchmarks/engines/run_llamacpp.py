@@ -29,8 +29,8 @@ def generate(prompt, count, on_token):
     llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
     ids = prompt
     for _ in range(count):
-        batch = llama_cpp.llama_batch_get_one((llama_cpp.llama_token * len(ids))(*ids), len(ids))
-        if llama_cpp.llama_decode(context, batch):
+        tokens = (llama_cpp.llama_token * len(ids))(*ids)  # the batch holds no more than its address
+        if llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(tokens, len(ids))):
             raise SystemExit("llama_decode failed")
         logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, -1), shape=(vocab_size,))
         ids = [int(logits.argmax())]
