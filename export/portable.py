@@ -32,8 +32,14 @@ class DequantizedInt8(DynamicInt8):
     """int8 weights with a scale a channel, as `DynamicInt8` stores them; the products are of floats."""
 
     def linear(self, builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
-        """DequantizeLinear and MatMul, which engines for quantized models know how to fuse."""
-        stored = self._quantized(builder, weight)
+        """DequantizeLinear and MatMul, which engines for quantized models know how to fuse.
+
+        The zero points are zero, and written all the same: where onnxruntime makes such weights unsigned
+        (`contract.EXACT_PRODUCTS`), it would else give them one for all channels, and then refuse it.
+        """
+        matrix, scales = self._quantized(builder, weight)
+        zeros = builder.constant(f"{weight.name}.weight_zero_points", np.zeros(weight.out_features, np.int8))
+        stored = [matrix, scales, zeros]
         matrix = builder.op("DequantizeLinear", stored, name=f"{weight.name}/DequantizeLinear", axis=1)
         return add_bias(builder, builder.op("MatMul", [x, matrix], name=f"{weight.name}/MatMul"), weight)
 

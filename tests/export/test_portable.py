@@ -54,6 +54,16 @@ def test_only_standard_operators_and_valid_to_the_checker(case):
     onnx.checker.check_model(graph.model, full_check=True)
 
 
+def test_every_dequantization_says_its_zero_points(tmp_path):
+    """Where onnxruntime makes such weights unsigned (CPUs without VNNI), it refuses a channel scale without them."""
+    checkpoint, _ = make_checkpoint(tmp_path, {})
+    graph = build_graph(checkpoint, DequantizedInt8(), operators=StandardOperators).graph
+    nodes = [node for node in graph if node.op_type == "DequantizeLinear"]
+    assert nodes
+    for node in nodes:
+        assert node.inputs[2].const_value.shape == node.inputs[1].const_value.shape
+
+
 def test_prefill(case):
     graph, ids, expected = case
     assert relative_difference(graph(ids)[0], expected) <= TOLERANCE
