@@ -133,5 +133,5 @@ def test_torchrun_runs_the_command_line(folder):
         "-m", "train", "run", folder / "recipe.toml", "--out", folder / "odd", "--set", "data.batch_size=3"
     )
     assert refused.returncode != 0
-    assert "error: data.batch_size 3 cannot be shared evenly by 2 processes" in refused.stderr
+    assert "error: 2 processes cannot share data.batch_size 3 evenly" in refused.stderr
     assert not (folder / "odd").exists()
