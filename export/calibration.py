@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import trange
 
+from export.errors import ExportError
 from model import Checkpoint, ModelConfig, load_checkpoint
 from model.attention import RotaryPositionalEmbedding
 from model.transformer import TransformerBlock
@@ -28,11 +29,17 @@ class Calibration:
 
     Args:
         checkpoint: config and weights.
-        tokens: about so many are sampled, when they are first needed.
+        tokens: about so many are sampled, when they are first needed; 0 rounds no weights by them (GPTQ), and what
+            else needs a text gets the usual number.
         progress: show bars on stderr if that is a terminal.
+
+    Raises:
+        ExportError: a negative number of tokens.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, tokens: int = DEFAULT_TOKENS, progress: bool = True) -> None:
+        if tokens < 0:
+            raise ExportError(f"--calibration-tokens must be 0 (to the nearest) or above, not {tokens}")
         self.checkpoint = checkpoint
         self.tokens = tokens
         self.progress = progress
@@ -50,7 +57,7 @@ class Calibration:
     def rows(self) -> Tensor:
         """The sampled token ids, int64 [rows, length]."""
         if self._rows is None:
-            self._rows = sample_rows(self.checkpoint, self.tokens, progress=self.progress)
+            self._rows = sample_rows(self.checkpoint, self.tokens or DEFAULT_TOKENS, progress=self.progress)
         return self._rows
 
     def second_moment(self, name: str) -> np.ndarray:

@@ -62,6 +62,12 @@ def test_a_generous_budget_takes_the_smallest_formats_and_a_tiny_one_floats(cali
     assert bits_of(tiny) == ["32-bit"]
 
 
+def test_without_calibration_it_is_measured_all_the_same(tmp_path):
+    checkpoint, _ = make_checkpoint(tmp_path, {})
+    mixture = smallest_within(Calibration(checkpoint, tokens=0, progress=False), 100, [FOUR, EIGHT], progress=False)
+    assert bits_of(mixture) == ["32-bit", "4", "4", "4", "4", "8", "8"]
+
+
 def test_a_budget_that_is_no_budget_is_refused(calibration):
     for budget in (0, -1, float("nan")):
         with pytest.raises(ExportError, match="above 0"):

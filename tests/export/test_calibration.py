@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from export.calibration import Calibration, sample_rows
+from export.errors import ExportError
 from tests.export.graphs import CHANGES, make_checkpoint
 
 
@@ -34,3 +35,9 @@ def test_samples_are_the_models_own_and_always_the_same(tmp_path):
     assert rows.shape[1] <= checkpoint.config.max_position_embeddings
     assert (rows[:, 0] == 5).all()
     assert not (rows == 7).any()  # an end of text is followed by, here stands as, the next one's beginning
+
+
+def test_fewer_tokens_than_none_are_refused(tmp_path):
+    checkpoint, _ = make_checkpoint(tmp_path, {})
+    with pytest.raises(ExportError, match=r"0 .* or above"):
+        Calibration(checkpoint, tokens=-1)
