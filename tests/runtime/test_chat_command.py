@@ -15,6 +15,7 @@ import pytest
 
 from runtime.chat_session import ChatSession
 from tests.runtime.files import edit_json, fails
+from tests.signals import heed_ctrl_c
 
 REPOSITORY = Path(__file__).parents[2]
 # The command with a model that takes its time.
@@ -101,7 +102,13 @@ class Terminal:
         self._master, follower = pty.openpty()
         command = [sys.executable, "-c", SLOW, str(bundle), *options]
         self.process = subprocess.Popen(
-            command, cwd=REPOSITORY, stdin=follower, stdout=follower, stderr=follower, start_new_session=True
+            command,
+            cwd=REPOSITORY,
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            start_new_session=True,
+            preexec_fn=heed_ctrl_c,  # noqa: PLW1509 - it takes no lock
         )
         os.close(follower)
         self.shown = ""
