@@ -75,7 +75,12 @@ def assert_one_line_error(done: subprocess.CompletedProcess[str], said: str) -> 
 def test_it_serves_until_ctrl_c_and_then_ends_quietly(bundle_folder, free_port) -> None:
     command = [sys.executable, "-m", "app", "run", str(bundle_folder), "--port", str(free_port)]
     with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_ctrl_c,  # noqa: PLW1509 - it takes no lock
     ) as process:
         try:
             assert process.stdout is not None
