@@ -128,6 +128,8 @@ def _read_file(path: str) -> str:
         return _read_prompt(path)
     try:
         return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise PromptError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise PromptError(f"{path} is not UTF-8 text: {error}") from None
 
