@@ -20,6 +20,7 @@ from export.coverage import measure_coverage
 from export.errors import ExportError
 from export.graph import build_graph
 from export.graph_builder import OPSET
+from export.int8_cache import EvenKeys, write_int8_cache_graph
 from export.manifest import file_entries
 from export.model_card import model_card
 from export.operators import FusedOperators, Operators
@@ -31,7 +32,7 @@ from export.weight_formats import WeightFormat
 from model import Checkpoint
 from model.files import replacing_folder, write_json, write_text
 from model.parameters import parameter_counts
-from runtime.bundle import MANIFEST, read_json
+from runtime.bundle import MANIFEST, PRECISION_FILES, graph_and_weight_bytes, read_json
 from runtime.tokenizer import load_tokenizer
 
 # Up to this size the weights lie in the .onnx file itself; above, in a file beside it that is mapped, not parsed.
@@ -89,11 +90,18 @@ def export_bundle(
         if not (folder / "generation_config.json").is_file():
             write_json(folder / "generation_config.json", _generation_config(checkpoint))
         calibration = Calibration(checkpoint, tokens=calibration_tokens, progress=progress)
-        formats = {p.name: p.make_format(calibration) for p in precisions}
+        formats = {p.name: p.make_format(calibration) for p in precisions if not p.has_int8_cache}
+        int8_caches = [p for p in precisions if p.has_int8_cache]
+        written = EvenKeys(checkpoint, calibration.cache_range) if int8_caches else checkpoint
         external = [
-            p.file for p in precisions if _write_graph(checkpoint, folder, p.file, formats[p.name], operators, progress)
+            PRECISION_FILES[name]
+            for name, weight_format in formats.items()
+            if _write_graph(written, folder, PRECISION_FILES[name], weight_format, operators, progress)
         ]
-        entries = {p.name: _describe_precision(checkpoint, folder, p, formats[p.name]) for p in precisions}
+        for p in int8_caches:
+            graph = folder / "onnx" / PRECISION_FILES[p.weights]
+            write_int8_cache_graph(graph, folder / "onnx" / p.file, calibration.cache_range)
+        entries = {p.name: _describe_precision(checkpoint, folder, p, formats[p.weights]) for p in precisions}
         write_json(folder / "config.json", _config(checkpoint, external))
         generation = read_json(folder / "generation_config.json")
         in_place = operators.in_place_cache
@@ -157,7 +165,7 @@ def _describe_precision(
         "file": f"onnx/{precision.file}",
         "summary": precision.summary,
         "weights": weight_format.describe(),
-        "file_bytes": sum(path.stat().st_size for path in (folder / "onnx").glob(f"{precision.file}*")),
+        "file_bytes": graph_and_weight_bytes(folder / "onnx" / precision.file),
         "int8_weight_fraction": round(coverage.int8_fraction, 6),
         "weight_bytes_by_type": coverage.weight_bytes,
         "vocabulary_tables": coverage.vocabulary_tables,

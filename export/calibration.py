@@ -1,4 +1,4 @@
-"""What the inputs of a model's linear layers look like: their second moments, on text that the model writes itself.
+"""What is inside a model while it writes text: the second moments of its layers' inputs, the range of its cache.
 
 The model's own samples are the text on which it must not change, and none has to be brought. Layers are run one after
 the other with one layer's weights in memory; each is asked for in order, as `graph.py` does.
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from export.errors import ExportError
+from export.int8_cache import CacheRange
 from model import Checkpoint, ModelConfig, load_checkpoint
 from model.attention import RotaryPositionalEmbedding
 from model.transformer import TransformerBlock
@@ -43,7 +44,7 @@ class Calibration:
         self.checkpoint = checkpoint
         self.tokens = tokens
         self.progress = progress
-        self._rows: Tensor | None = None
+        self._samples: tuple[Tensor, CacheRange] | None = None
         self._layer = -1
         self._hidden: list[Tensor] = []
         self._moments: dict[str, Tensor] = {}
@@ -56,9 +57,12 @@ class Calibration:
     @property
     def rows(self) -> Tensor:
         """The sampled token ids, int64 [rows, length]."""
-        if self._rows is None:
-            self._rows = sample_rows(self.checkpoint, self.tokens or DEFAULT_TOKENS, progress=self.progress)
-        return self._rows
+        return self._sampled()[0]
+
+    @property
+    def cache_range(self) -> CacheRange:
+        """What the cache held while they were sampled."""
+        return self._sampled()[1]
 
     def second_moment(self, name: str) -> np.ndarray:
         """The mean of x x^T over the inputs x of a linear layer, float32 [in_features, in_features].
@@ -73,6 +77,11 @@ class Calibration:
         while self._layer < layer:
             self._advance()
         return self._moments[f"{part}.{SAME_INPUT.get(projection, projection)}"].numpy()
+
+    def _sampled(self) -> tuple[Tensor, CacheRange]:
+        if self._samples is None:
+            self._samples = sample(self.checkpoint, self.tokens or DEFAULT_TOKENS, progress=self.progress)
+        return self._samples
 
     @torch.inference_mode()
     def _advance(self) -> None:
@@ -98,10 +107,13 @@ class Calibration:
 
 
 @torch.inference_mode()
-def sample_rows(checkpoint: Checkpoint, tokens: int, *, progress: bool = True) -> Tensor:
-    """What a model writes at temperature 1 from its BOS token: int64 [rows, length], about `tokens` in all.
+def sample(checkpoint: Checkpoint, tokens: int, *, progress: bool = True) -> tuple[Tensor, CacheRange]:
+    """What a model writes at temperature 1 from its BOS token, and what its cache holds meanwhile.
 
     Where a text ends, the next one begins in the same row.
+
+    Returns:
+        The token ids, int64 [rows, length], about `tokens` in all; and the range of their keys and values.
     """
     config = checkpoint.config
     length = max(2, min(LONGEST_ROW, config.max_position_embeddings, tokens // FEWEST_ROWS))
@@ -115,7 +127,7 @@ def sample_rows(checkpoint: Checkpoint, tokens: int, *, progress: bool = True) -
         logits = model(rows[:, -1:], kv_cache=cache, num_logits_to_keep=1)[:, 0]
         drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
         rows = torch.cat([rows, torch.where(torch.isin(drawn, ends), start, drawn)], dim=1)
-    return rows
+    return rows, CacheRange.of(cache, config)
 
 
 def _block(checkpoint: Checkpoint, layer: int) -> TransformerBlock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -12,7 +12,7 @@ from export.calibration import Calibration
 from export.errors import ExportError
 from export.weight_formats import Blockwise, DynamicInt8, Float, Mixed, WeightFormat
 from model import ModelConfig
-from runtime.bundle import PRECISION_FILES
+from runtime.bundle import INT8_CACHE, PRECISION_FILES
 
 # Narrow rows have few blocks to spread an outlier over, and cost little: they get the finer scales.
 WIDE_HIDDEN_SIZE = 512
@@ -42,6 +42,16 @@ class Precision:
     def file(self) -> str:
         """The file's name within `onnx/`."""
         return PRECISION_FILES[self.name]
+
+    @property
+    def has_int8_cache(self) -> bool:
+        """Whether it is another one's graph again, with a KV cache of int8."""
+        return self.name.endswith(INT8_CACHE)
+
+    @property
+    def weights(self) -> str:
+        """The precision whose weights it has."""
+        return self.name.removesuffix(INT8_CACHE)
 
 
 def int8_block_size(config: ModelConfig) -> int:
@@ -102,10 +112,24 @@ PRECISIONS = {
 
 
 def parse_precisions(names: str, *, kl_budget: float = DEFAULT_KL_BUDGET) -> list[Precision]:
-    """Precisions from a comma-separated list, `auto` within a budget. Raises ExportError, naming the known ones."""
+    """Precisions from a comma-separated list; `auto` within a budget; before int8-kv8 and the like comes int8.
+
+    Raises:
+        ExportError: an unknown one; it names those that are known.
+    """
     known = PRECISIONS | {"auto": automatic(kl_budget)}
     wanted = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in known]
+    unknown = [name for name in wanted if name.removesuffix(INT8_CACHE) not in known]
     if unknown or not wanted:
-        raise ExportError(f"unknown precision {', '.join(unknown) or repr(names)}; there are {', '.join(known)}")
-    return [known[name] for name in dict.fromkeys(wanted)]
+        raise ExportError(
+            f"unknown precision {', '.join(unknown) or repr(names)}; there are {', '.join(known)}, and each of them "
+            f"with {INT8_CACHE} behind it for a KV cache of int8"
+        )
+    known |= {f"{name}{INT8_CACHE}": _with_int8_cache(precision) for name, precision in known.items()}
+    with_weights = [name for wish in wanted for name in (wish.removesuffix(INT8_CACHE), wish)]
+    return [known[name] for name in dict.fromkeys(with_weights)]
+
+
+def _with_int8_cache(precision: Precision) -> Precision:
+    summary = f"the weights of {precision.name} with a KV cache of 8 bits: longer texts take less memory and time"
+    return replace(precision, name=f"{precision.name}{INT8_CACHE}", summary=summary)

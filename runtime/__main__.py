@@ -153,7 +153,9 @@ def _integers(text: str) -> list[int]:
 def _add_bundle(parser: argparse.ArgumentParser, *, threads: Callable[[str], object] = int) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, or its Hub id")
     parser.add_argument(
-        "--precision", metavar="P", help="int8, q8, fp32, ...; default: int8 if there, or the next best"
+        "--precision",
+        metavar="P",
+        help="int8, int8-kv8 (with a KV cache of int8), q8, fp32, ...; default: int8 if there, or the next best",
     )
     parser.add_argument("--threads", type=threads, metavar="N", help="default: the physical cores that we may use")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
@@ -166,12 +168,15 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
         help="run prompts in another precision, over the same cache: q8 is fastest; needs its weights in memory too",
     )
     parser.add_argument(
-        "--prompt-lookup", action="store_true", help="guess tokens from the text so far: faster where it repeats itself"
+        "--prompt-lookup",
+        action="store_true",
+        help="guess tokens from the text so far: faster where it repeats itself, with the same tokens; in int8-kv8 or "
+        "fp32, or with --steady",
     )
     parser.add_argument(
         "--steady",
         action="store_true",
-        help="the same bits however tokens come together, so that --prompt-lookup changes none; a tenth slower",
+        help="the same bits however tokens come together, as --prompt-lookup needs them; a tenth slower",
     )
 
 

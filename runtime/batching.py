@@ -129,7 +129,7 @@ class _Rows:
         self.size = size
         self.running: list[Row] = []
         self._session = session
-        self._caches, block = KVCache.rows(session.shape, size, capacity_tokens)
+        self._caches, block = KVCache.rows(session.shape, size, capacity_tokens, session.cache_dtype)
         counts = range(2, size + 1) if session.in_place and not session.steady else ()
         self._bindings = {count: session.bind([buffer[:count] for buffer in block]) for count in counts}
 

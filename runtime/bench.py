@@ -95,7 +95,7 @@ def bench(
     prefill = [prompt_tokens / each.prefill_seconds for each in rounds]
     decode = [new_tokens / each.decode_seconds for each in rounds]
     decode_seconds = sum(each.decode_seconds for each in rounds)
-    read = weight_bytes + int((depth + prompt_tokens + new_tokens / 2) * session.shape.cache_bytes_per_token)
+    read = weight_bytes + int((depth + prompt_tokens + new_tokens / 2) * session.cache_bytes_per_token)
     return BenchRow(
         precision=session.precision,
         threads=session.threads,

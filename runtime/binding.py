@@ -44,7 +44,7 @@ class CacheBinding:
         session: the graph.
         path: its file, for the message where it fails.
         cache_names: its past input and present output for each buffer.
-        buffers: float32 [batch_size, num_key_value_heads, capacity, head_dim] each.
+        buffers: [batch_size, num_key_value_heads, capacity, head_dim] each, in the dtype of the graph's cache.
         vocab_size: of the logits.
         clock: counts the time that the graph takes.
 

@@ -24,6 +24,11 @@ PRECISION_FILES = {
     "fp16": "model_fp16.onnx",
     "fp32": "model.onnx",
 }
+# The same weights with a KV cache of int8: int8-kv8 is in model_int8_kv8.onnx, and so on.
+INT8_CACHE, INT8_CACHE_FILE = "-kv8", "_kv8.onnx"
+PRECISION_FILES |= {
+    f"{name}{INT8_CACHE}": file.replace(".onnx", INT8_CACHE_FILE) for name, file in PRECISION_FILES.items()
+}
 # What a manifest can list.
 DOWNLOADED = ("*.json", "*.jinja", "*.md", "onnx/*")
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # not ../name, which is a path
@@ -38,11 +43,6 @@ class ModelShape:
     num_key_value_heads: int
     head_dim: int
     max_position_embeddings: int
-
-    @property
-    def cache_bytes_per_token(self) -> int:
-        """Keys and values of one token in all layers, in float32."""
-        return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim * 4
 
 
 @dataclass(frozen=True)
@@ -100,18 +100,23 @@ class Bundle:
 
     def file_bytes(self, precision: str) -> int:
         """Size of a precision's graph and of the weights beside it."""
-        graph = self.model_file(precision)
-        return sum(path.stat().st_size for path in graph.parent.glob(f"{graph.name}*"))
+        return graph_and_weight_bytes(self.model_file(precision))
 
     @property
     def default_precision(self) -> str:
-        """The first of int8, q8, q4, auto, fp16, fp32 that is there."""
+        """The first of int8, q8, q4, auto, fp16, fp32 that is there, with a cache of floats."""
         return next(iter(self.precisions))
 
     @property
     def has_in_place_cache(self) -> bool:
         """Whether the graph may write past and present into one buffer: so ours do, and say so in the manifest."""
         return bool(self.manifest.get("in_place_cache", False))
+
+
+def graph_and_weight_bytes(graph: Path) -> int:
+    """Size of an ONNX file and of its weights, where they lie in a file beside it (that two graphs may share)."""
+    weights = graph.parent.glob(f"{graph.name.replace(INT8_CACHE_FILE, '.onnx')}_data*")
+    return sum(path.stat().st_size for path in (graph, *weights))
 
 
 def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:

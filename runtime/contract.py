@@ -6,6 +6,8 @@ the contract: a batch axis of any other name would become zero there.
 
 from __future__ import annotations
 
+import numpy as np
+
 INPUT_IDS = "input_ids"  # int64 [batch_size, sequence_length]
 ATTENTION_MASK = "attention_mask"  # int64 [batch_size, total_sequence_length]; ones, then zeros for right padding
 POSITION_IDS = "position_ids"  # int64 [batch_size, sequence_length]
@@ -21,7 +23,10 @@ TOTAL = "total_sequence_length"  # cached and new tokens
 # onnxruntime is told to be exact there. Elsewhere this does nothing (docs/decisions/0007).
 EXACT_PRODUCTS = "session.x64quantprecision", "1"
 
-# A cache tensor is [batch_size, num_key_value_heads, past_sequence_length, head_dim], float32.
+# A cache tensor is [batch_size, num_key_value_heads, past_sequence_length, head_dim], of one of these dtypes: float32,
+# or int8 where the graph has the scales.
+CacheDtype = type[np.float32] | type[np.int8]
+CACHE_DTYPES: dict[str, CacheDtype] = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
 
 
 def past_names(layer: int | str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from runtime.kv_cache import KVCache
 from runtime.logits_processors import LogitsProcessor
 from runtime.sampling import Sampler, greedy
 from runtime.session import DecoderSession
-from runtime.speculation import speculate
+from runtime.speculation import check_prompt_lookup, speculate
 
 DEFAULT_MAX_NEW_TOKENS = 256
 
@@ -43,14 +43,17 @@ def generate_step(
         logits_processors: run before the sampler, in order, on all ids so far, those that the cache holds included.
         cache: earlier tokens of the same sequence; a new one when not given.
         prompt_lookup: check guesses that are looked up in the text so far, several in one pass: faster where the output
-            repeats the prompt, with the same tokens (`speculation.py` says how exactly).
+            repeats the prompt, with the same tokens.
         prefill_session: runs the prompt instead: another precision of the same bundle, faster at many tokens at once.
 
     Raises:
         PromptError: no tokens, ids outside the vocabulary, or no room for one new token.
-        OptionError: max_new_tokens below 1 or beyond the context.
+        OptionError: max_new_tokens below 1 or beyond the context; prompt_lookup in a session where it could change
+            tokens (`check_prompt_lookup`).
     """
     session.check_token_ids(prompt_ids)
+    if prompt_lookup:
+        check_prompt_lookup(session)
     held = cache.length if cache is not None else 0
     limit = new_token_limit(session.shape, held + len(prompt_ids), max_new_tokens)
     if cache is None:

@@ -19,6 +19,7 @@ from runtime.logits_processors import LogitsProcessor
 from runtime.sampling_options import SamplingOptions
 from runtime.scoring import TextScore, text_logprobs
 from runtime.session import DecoderSession
+from runtime.speculation import check_prompt_lookup
 from runtime.text_stream import IsCancelled, TextStream
 from runtime.tokenizer import Tokenizer
 
@@ -65,18 +66,18 @@ class LanguageModel:
         Args:
             path_or_hub_id: a local folder or a Hub id.
             precision: "int8", "q8", "fp32", ...; None for the best that is there (int8 first).
-            prefill_precision: another one that runs prompts, over the same cache; "q8" is fastest at many tokens at
-                once, at the price of a second set of weights in memory.
+            prefill_precision: another one that runs prompts, over the same cache; "q8" ("q8-kv8" before "int8-kv8") is
+                fastest at many tokens at once, at the price of a second set of weights in memory.
             threads: of a matrix product; None for the physical cores that we may use.
             prompt_lookup: check several tokens at once that are guessed from the text so far: faster where the output
-                repeats the prompt, and drawn from the same distribution.
-            steady: give the same bits however tokens come together, so that prompt lookup changes no token; steps cost
-                a tenth more (see DecoderSession).
+                repeats the prompt, and the tokens are the same. In "int8-kv8", in fp32, or with `steady`.
+            steady: give the same bits however tokens come together; steps cost a tenth more (see DecoderSession).
             revision: branch, tag or commit of a Hub id.
 
         Raises:
             BundleError: it is no sound bundle.
-            OptionError: it lacks the precision, or threads < 1.
+            OptionError: it lacks the precision, threads < 1, the two precisions have caches of different dtypes, or
+                prompt lookup could change tokens.
         """
         bundle = Bundle.open(path_or_hub_id, revision=revision)
         tokenizer = Tokenizer(bundle)
@@ -84,6 +85,9 @@ class LanguageModel:
         prefill_session = None
         if prefill_precision is not None and prefill_precision != session.precision:
             prefill_session = DecoderSession(bundle, prefill_precision, threads=threads, steady=steady)
+            prefill_session.check_cache(session.new_cache())
+        if prompt_lookup:
+            check_prompt_lookup(session)
         return cls(bundle, session, tokenizer, prefill_session=prefill_session, prompt_lookup=prompt_lookup)
 
     def stream(

@@ -16,12 +16,15 @@ import onnxruntime as ort
 
 from runtime import contract
 from runtime.binding import CacheBinding, one_line_errors
-from runtime.bundle import Bundle
+from runtime.bundle import INT8_CACHE, Bundle
 from runtime.errors import BundleError, OptionError, PromptError
 from runtime.kv_cache import KVCache
 from runtime.threads import default_threads
 
-DEFAULT_CHUNK_TOKENS = 512
+# Tokens in a pass of a long prompt, by the cache's dtype: measured, and flat around these (docs/decisions/0021).
+CHUNK_TOKENS = {np.float32: 512, np.int8: 128}
+# Attention over an int8 cache rounds one row as it rounds several, and so do products with blocks of 8-bit weights.
+STEADY_PRECISION = f"int8{INT8_CACHE}"
 # Rows of a block of queries in attention are a multiple of this (twice head_dim, for a usual cache of the CPU).
 ATTENTION_BLOCK = 16
 SILENT = 4  # what goes wrong is raised, in one line; onnxruntime would print it in several as well
@@ -37,13 +40,14 @@ class DecoderSession:
         in_place: write the cache in place. None asks the bundle; False copies past into present at every step, as
             graphs of other exporters need: slower, with the same tokens.
         spin: idle threads wait in a busy loop: faster on a machine of one's own, a burden on a shared one.
-        chunk_tokens: a longer prompt runs in chunks of so many tokens.
+        chunk_tokens: a longer prompt runs in chunks of so many tokens; None for what is fastest.
         steady: never run a row alone, but a single token together with the one before it. Attention over one row rounds
             otherwise than over several, so only then are fp32's, int8's and q4's logits the same bits however the
             tokens come: one by one, in chunks, after a reused prefix, or guessed. Steps cost a tenth more, and a third
-            at a depth of 1,000 (docs/decisions/0012).
+            at a depth of 1,000 (docs/decisions/0012). int8-kv8 is so by itself, at no price.
 
     Attributes:
+        cache_dtype: float32, or int8.
         graph_seconds: spent inside onnxruntime so far; the rest of a step is Python's and NumPy's.
 
     Raises:
@@ -59,7 +63,7 @@ class DecoderSession:
         threads: int | None = None,
         in_place: bool | None = None,
         spin: bool = True,
-        chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
+        chunk_tokens: int | None = None,
         steady: bool = False,
     ) -> None:
         self.shape = bundle.shape
@@ -67,17 +71,18 @@ class DecoderSession:
         self.threads = default_threads() if threads is None else threads
         if self.threads < 1:
             raise OptionError(f"threads must be at least 1, not {threads}")
-        self.chunk_tokens, self.steady = chunk_tokens, steady
-        if chunk_tokens < 1:
+        self.steady = steady and precision != STEADY_PRECISION
+        if chunk_tokens is not None and chunk_tokens < 1:
             raise OptionError(f"chunk_tokens must be at least 1, not {chunk_tokens}")
-        if steady and chunk_tokens % ATTENTION_BLOCK:
+        if chunk_tokens is not None and self.steady and chunk_tokens % ATTENTION_BLOCK:
             raise OptionError(f"a steady session's chunk_tokens must be a multiple of {ATTENTION_BLOCK}")
         path = bundle.model_file(precision)
         with one_line_errors(path, "cannot be opened by"):
             self._ort = ort.InferenceSession(str(path), _session_options(self.threads, spin), ["CPUExecutionProvider"])
         self._path = path
         self.graph_seconds = 0.0
-        self._check_contract()
+        self.cache_dtype = self._check_contract()
+        self.chunk_tokens = chunk_tokens or CHUNK_TOKENS[self.cache_dtype]
         self.in_place = bundle.has_in_place_cache if in_place is None else in_place
         self._cache_names = [
             (past, present)
@@ -89,7 +94,31 @@ class DecoderSession:
 
     def new_cache(self, capacity_tokens: int = 0) -> KVCache:
         """An empty cache with room for so many tokens; it grows when more come."""
-        return KVCache(self.shape, capacity_tokens)
+        return KVCache(self.shape, capacity_tokens, self.cache_dtype)
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Keys and values of one token in all layers."""
+        shape = self.shape
+        numbers = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim
+        return numbers * np.dtype(self.cache_dtype).itemsize
+
+    @property
+    def is_reproducible(self) -> bool:
+        """Whether tokens get the same logits one by one as together.
+
+        To the bit in int8-kv8, and in a steady session of any precision but q8; in fp32 and fp16 always to a rounding
+        of 4e-7 that nothing enlarges. Elsewhere a rounding now and then turns an activation by a step of its own.
+        """
+        weights = self.precision.removesuffix(INT8_CACHE)
+        always = (STEADY_PRECISION, "fp32", "fp16")
+        return self.precision in always or (self.steady and weights != "q8")
+
+    def check_cache(self, cache: KVCache) -> None:
+        """Raise OptionError where a cache has not the dtype of this graph's."""
+        if cache.dtype is not self.cache_dtype:
+            theirs, ours = np.dtype(cache.dtype).name, np.dtype(self.cache_dtype).name
+            raise OptionError(f"{self.precision} has a KV cache of {ours} and cannot go on with one of {theirs}")
 
     def check_token_ids(self, token_ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """The ids as int64 [1, len(token_ids)]. Raises PromptError where there are none, or one is no token's."""
@@ -109,7 +138,7 @@ class DecoderSession:
 
         Args:
             token_ids: the new tokens, at least one.
-            cache: grows by them. It may come from another session of the same bundle.
+            cache: grows by them. It may come from another session of the same bundle with the same `cache_dtype`.
             num_logits_to_keep: logits of the last n positions; 0 for all.
 
         Returns:
@@ -117,8 +146,10 @@ class DecoderSession:
 
         Raises:
             PromptError: no tokens, ids outside the vocabulary, or more than the context holds.
+            OptionError: a cache of another dtype.
             BundleError: the graph fails, which is how a graph that contradicts config.json shows.
         """
+        self.check_cache(cache)
         if len(token_ids) == 1 and self._is_token_id(token_ids[0]):
             if self.steady and cache.length:
                 return self._decode_steadily(int(token_ids[0]), cache)
@@ -213,7 +244,8 @@ class DecoderSession:
         result: np.ndarray = logits[0]
         return result
 
-    def _check_contract(self) -> None:
+    def _check_contract(self) -> contract.CacheDtype:
+        """Raise BundleError unless the graph keeps the contract. Returns the dtype of its cache."""
         layers = range(self.shape.num_hidden_layers)
         past = [name for layer in layers for name in contract.past_names(layer)]
         present = [name for layer in layers for name in contract.present_names(layer)]
@@ -236,6 +268,10 @@ class DecoderSession:
         ):
             if isinstance(found, int) and found != expected:  # a symbolic axis is a string
                 raise BundleError(f"{self._path} and config.json disagree on {name}: {found} and {expected}")
+        stored = next(node.type for node in self._ort.get_inputs() if node.name == past[0])
+        if stored not in contract.CACHE_DTYPES:
+            raise BundleError(f"{self._path} has a cache of {stored}; there are {', '.join(contract.CACHE_DTYPES)}")
+        return contract.CACHE_DTYPES[stored]
 
 
 def _session_options(threads: int, spin: bool) -> ort.SessionOptions:

@@ -7,7 +7,8 @@ distribution given the text before it, and nothing is rejected or drawn twice: w
 same, greedy or sampled.
 
 Whether the logits are the same is up to the kernels: a pass of several rows may round otherwise than one of a single
-row, so open the session with `steady=True` where the very same tokens matter (docs/decisions/0012).
+row, and int8 makes other texts of that. So guesses are checked only in sessions that are reproducible
+(docs/decisions/0012).
 """
 
 from __future__ import annotations
@@ -15,9 +16,21 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from runtime.choice import Choice
+from runtime.errors import OptionError
 from runtime.kv_cache import KVCache
 from runtime.prompt_lookup import PromptLookup
-from runtime.session import DecoderSession
+from runtime.session import STEADY_PRECISION, DecoderSession
+
+
+def check_prompt_lookup(session: DecoderSession) -> None:
+    """Raise OptionError where guesses could change what is generated, saying what does without."""
+    if session.is_reproducible:
+        return
+    raise OptionError(
+        f"prompt lookup could change tokens in {session.precision}, which rounds several in a pass otherwise than one: "
+        f"choose the precision {STEADY_PRECISION} (`export run --precisions {STEADY_PRECISION}` makes it), or "
+        "int8 with `steady` (--steady), which costs a tenth of the speed or more"
+    )
 
 
 def speculate(

@@ -25,6 +25,22 @@ def tiny_bundle() -> Path:
 
 
 @pytest.fixture(scope="session")
+def int8_cache_bundle(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights, each precision with a KV cache of floats and of int8. Read it only."""
+    pytest.importorskip("torch", reason="the bundle of real weights is exported with torch")
+    from export.bundle import export_bundle
+    from export.precisions import parse_precisions
+    from model import Checkpoint
+
+    out = tmp_path_factory.mktemp("bundles") / "stories260k-kv8"
+    precisions = parse_precisions("fp32-kv8,int8-kv8,q8-kv8,q4-kv8")
+    export_bundle(
+        Checkpoint(shared_data / "stories260k"), out, precisions, source="test", calibration_tokens=0, progress=False
+    )
+    return out
+
+
+@pytest.fixture(scope="session")
 def stories260k_bundle(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real trained weights as fp32, int8 and q8. Read it only."""
     pytest.importorskip("torch", reason="the bundle of real weights is exported with torch")

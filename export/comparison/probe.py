@@ -44,6 +44,7 @@ class GraphProbe:
         # The weights stay where they are, beside the original.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
         content = ir.to_proto(model).SerializeToString()
+        self._cache_dtype = next(v.dtype.numpy() for v in model.graph.inputs if v.name == contract.past_names(0)[0])
         self._session = ort.InferenceSession(content, options, ["CPUExecutionProvider"])
         self._shape = shape
         self._outputs = [contract.LOGITS, *watched]
@@ -60,7 +61,7 @@ class GraphProbe:
         for number, row in enumerate(rows):
             input_ids[number, : len(row)], mask[number, : len(row)] = row, 1
         shape = self._shape
-        empty = np.zeros((len(rows), shape.num_key_value_heads, 0, shape.head_dim), np.float32)
+        empty = np.zeros((len(rows), shape.num_key_value_heads, 0, shape.head_dim), self._cache_dtype)
         layers = range(shape.num_hidden_layers)
         feeds = {name: empty for layer in layers for name in contract.past_names(layer)} | {
             contract.INPUT_IDS: input_ids,

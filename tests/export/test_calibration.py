@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.calibration import Calibration, sample_rows
+from export.calibration import Calibration, sample
 from export.errors import ExportError
 from tests.export.graphs import CHANGES, make_checkpoint
 
@@ -29,8 +29,8 @@ def test_the_moments_are_what_the_whole_model_has(changes, tmp_path):
 
 def test_samples_are_the_models_own_and_always_the_same(tmp_path):
     checkpoint, _ = make_checkpoint(tmp_path, {"bos_token_id": 5, "eos_token_id": 7})
-    rows = sample_rows(checkpoint, 512, progress=False)
-    assert torch.equal(rows, sample_rows(checkpoint, 512, progress=False))
+    rows = sample(checkpoint, 512, progress=False)[0]
+    assert torch.equal(rows, sample(checkpoint, 512, progress=False)[0])
     assert rows.numel() >= 512
     assert rows.shape[1] <= checkpoint.config.max_position_embeddings
     assert (rows[:, 0] == 5).all()

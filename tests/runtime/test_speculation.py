@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from runtime import Bundle, DecoderSession, SamplingOptions
+from runtime.errors import OptionError
 from runtime.generate import generate_step
 from runtime.logits_processors import repetition_penalty
 from runtime.prompt_lookup import LONGEST_MATCH, MOST_GUESSES, PromptLookup
@@ -47,7 +48,7 @@ def run(session, prompt, tokens, *, temperature=0.0, seed=0, prompt_lookup=False
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize(
     ("name", "precision", "steady"),
-    [("tiny", "fp32", False), ("stories260k", "fp32", False)]
+    [("tiny", "fp32", False), ("stories260k", "fp32", False), ("int8_cache", "int8-kv8", False)]
     + [(name, precision, True) for name in ("tiny", "stories260k") for precision in ("fp32", "int8")],
 )
 def test_the_tokens_are_those_without_guesses(name, precision, steady, temperature, open_session):
@@ -58,11 +59,17 @@ def test_the_tokens_are_those_without_guesses(name, precision, steady, temperatu
         assert run(session, prompt, 100, prompt_lookup=True, **options) == run(session, prompt, 100, **options)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-@pytest.mark.parametrize("name", ["tiny", "stories260k"])
+@pytest.mark.parametrize(
+    ("name", "precision", "steady"),
+    [(name, precision, True) for name in ("tiny", "stories260k") for precision in ("fp32", "int8")]
+    + [("int8_cache", "int8-kv8", False), ("int8_cache", "q4-kv8", True)],
+)
 @pytest.mark.parametrize("sizes", [[1], [2], [3, 1, 5], [17], [16, 33], [129]])
-def test_a_steady_session_gives_the_same_bits_however_the_tokens_come(sizes, name, precision, open_session):
-    session = open_session(name, precision, steady=True)
+def test_a_reproducible_session_gives_the_same_bits_however_the_tokens_come(
+    sizes, name, precision, steady, open_session
+):
+    session = open_session(name, precision, steady=steady)
+    assert session.is_reproducible
     ids = np.random.default_rng(0).integers(3, session.shape.vocab_size, 145).tolist()
     whole = session.forward(ids, session.new_cache(), num_logits_to_keep=0)
     cache, place, number = session.new_cache(), 0, 0
@@ -73,6 +80,13 @@ def test_a_steady_session_gives_the_same_bits_however_the_tokens_come(sizes, nam
         place = min(place + size, len(ids))
         if place > 1:  # a first token alone has none before it
             np.testing.assert_array_equal(last, whole[place - 1])
+
+
+@pytest.mark.parametrize(("precision", "steady"), [("int8", False), ("q8", False), ("q8", True)])
+def test_where_guesses_could_change_tokens_there_are_none(precision, steady, open_session):
+    session = open_session("stories260k", precision, steady=steady)
+    with pytest.raises(OptionError, match=f"could change tokens in {precision}.* choose the precision int8-kv8"):
+        next(generate_step(session, [1, 2], prompt_lookup=True))
 
 
 def test_sampled_tokens_have_the_models_own_distribution(open_session):
