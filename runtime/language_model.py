@@ -104,8 +104,8 @@ class LanguageModel:
             prompt: text, or token ids. An empty text starts from the BOS token.
             sampling: how tokens are drawn and when the text ends; None for the defaults of SamplingOptions.
             logits_processors: one's own, run in order after those of the options.
-            is_cancelled: asked before every token, such as the `is_set` of a threading.Event; once it says yes, the
-                stream ends with the finish reason "cancelled".
+            is_cancelled: asked before every token and every chunk of a long prompt, such as the `is_set` of a
+                threading.Event; once it says yes, the stream ends with the finish reason "cancelled".
 
         Raises:
             PromptError, OptionError, ConstraintError: at the call, before anything is computed.
@@ -204,7 +204,15 @@ class LanguageModel:
 
         if cache is None:
             cache = self.session.new_cache(len(prompt_ids) + continuation.limit)
-        return TextStream(continuation, prompt_ids, steps, cache, is_cancelled=is_cancelled, lock=self._lock)
+        return TextStream(
+            continuation,
+            prompt_ids,
+            steps,
+            cache,
+            prefill_session=self._prefill_session or self.session,
+            is_cancelled=is_cancelled,
+            lock=self._lock,
+        )
 
     def continuation(
         self,

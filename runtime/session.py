@@ -161,7 +161,7 @@ class DecoderSession:
         dropped = tokens - min(num_logits_to_keep or tokens, tokens)  # positions whose logits nobody asked for
         logits = []
         try:
-            for start, end in pairwise(self._chunk_bounds(tokens)):
+            for start, end in pairwise(self.chunk_bounds(tokens)):
                 chunk = input_ids[:, start:end]
                 kept = max(0, end - max(start, dropped))
                 # The graph gives one row at least.
@@ -172,7 +172,8 @@ class DecoderSession:
             raise
         return logits[-1] if len(logits[-1]) == tokens - dropped else np.concatenate(logits)
 
-    def _chunk_bounds(self, tokens: int) -> list[int]:
+    def chunk_bounds(self, tokens: int) -> list[int]:
+        """Where the chunks of so many new tokens begin, and where the last one ends."""
         bounds = [*range(0, tokens, self.chunk_tokens), tokens]
         # Attention takes queries in blocks, and a block of one row rounds as a pass of one row does.
         if self.steady and tokens > 1 and (tokens - bounds[-2]) % ATTENTION_BLOCK == 1:

@@ -1,16 +1,22 @@
-"""A stream of text: the loop on token ids, one continuation of one prompt, and a caller who may stop it."""
+"""A stream of text: the loop on token ids, one continuation of one prompt, and a caller who may stop it.
+
+A long prompt runs chunk by chunk, so that it can be stopped too, and other threads come in between.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
+from itertools import pairwise
 
 from runtime.chunk import Chunk
 from runtime.continuation import Continuation
 from runtime.kv_cache import KVCache
+from runtime.session import DecoderSession
 
 IsCancelled = Callable[[], bool]
-# From the prompt's tokens that are still to run, and the cache that holds those before them, to the new ones.
+# From the prompt's last tokens, and the cache that holds those before them, to the new ones.
 Steps = Callable[[Sequence[int], KVCache], Generator[int]]
 
 
@@ -22,8 +28,9 @@ class TextStream:
         prompt_ids: the prompt, whole.
         steps: the loop on ids, with the continuation's sampler and processors.
         cache: may hold a beginning of the prompt, which is not computed again; what it holds else is forgotten.
-        is_cancelled: asked before every token; the stream ends once it says yes. Any thread may make it so.
-        lock: held while a token is computed, so that threads may share a session.
+        prefill_session: runs all chunks of a long prompt but the last, which the loop runs; None leaves all to it.
+        is_cancelled: asked before every token and chunk; the stream ends once it says yes. Any thread may make it so.
+        lock: held while a token or a chunk is computed, so that threads may share a session.
 
     Attributes:
         held_tokens: how many of the prompt's tokens need not be computed.
@@ -36,6 +43,7 @@ class TextStream:
         steps: Steps,
         cache: KVCache,
         *,
+        prefill_session: DecoderSession | None = None,
         is_cancelled: IsCancelled | None = None,
         lock: AbstractContextManager[object],
     ) -> None:
@@ -43,7 +51,13 @@ class TextStream:
         # The last token must run in any case: its logits are what the text starts from.
         self.held_tokens = min(cache.common_prefix(prompt_ids), len(prompt_ids) - 1)
         cache.trim(self.held_tokens)
-        self._steps = steps(prompt_ids[self.held_tokens :], cache)
+        new_ids = prompt_ids[self.held_tokens :]
+        self._chunks: list[Callable[[], object]] = []
+        if prefill_session is not None:
+            *bounds, _ = prefill_session.chunk_bounds(len(new_ids))
+            self._chunks = [partial(prefill_session.forward, new_ids[a:b], cache) for a, b in pairwise(bounds)]
+            new_ids = new_ids[bounds[-1] :]
+        self._steps = steps(new_ids, cache)
         self._is_cancelled = is_cancelled or _never
         self._lock = lock
 
@@ -64,14 +78,23 @@ class TextStream:
                 if self._is_cancelled():
                     yield self._continuation.end("cancelled")
                     return
-                with self._lock:
-                    token_id = next(self._steps)
+                token_id = self._advance()
+                if token_id is None:
+                    continue
                 chunk = self._continuation.push(token_id)
                 yield chunk
                 if chunk.finish_reason is not None:
                     return
         finally:
             self._steps.close()  # so that the cache holds what was given out, and no guesses
+
+    def _advance(self) -> int | None:
+        """The next token, or None after a chunk of the prompt."""
+        with self._lock:
+            if not self._chunks:
+                return next(self._steps)
+            self._chunks.pop(0)()
+            return None
 
 
 def _never() -> bool:

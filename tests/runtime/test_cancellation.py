@@ -28,6 +28,53 @@ def test_a_stream_ends_at_the_token_at_which_it_is_cancelled(after, tiny_model: 
     assert "the mouse" + text == tiny_model.tokenizer.decode(prompt_ids + whole.token_ids[:after])
 
 
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_a_long_prompt_stops_between_its_chunks_and_what_was_computed_is_kept(after, tiny_model, calls, monkeypatch):
+    monkeypatch.setattr(tiny_model.session, "chunk_tokens", 16)
+    prompt_ids, cache = list(range(3, 73)), tiny_model.session.new_cache()
+    options = endless(max_new_tokens=20)
+    stream = tiny_model.start(prompt_ids, options, is_cancelled=lambda: len(calls) == after, cache=cache)
+    (last,) = stream.chunks()
+    assert (last.text, last.finish_reason, len(calls)) == ("", "cancelled", after)
+    assert cache.token_ids == prompt_ids[: 16 * after]
+    calls.clear()
+    resumed = tiny_model.start(prompt_ids, options, cache=cache)
+    assert resumed.held_tokens == 16 * after
+    ids = [chunk.token_id for chunk in resumed.chunks()]
+    assert ids == tiny_model.generate(prompt_ids, options).token_ids
+
+
+def test_threads_come_in_between_the_chunks_of_a_long_prompt(tiny_model, monkeypatch):
+    monkeypatch.setattr(tiny_model.session, "chunk_tokens", 16)
+    order = []
+    forward = tiny_model.session.forward
+
+    def other():
+        order.extend("other" for _ in tiny_model.stream("the", endless(max_new_tokens=1)))
+
+    def counting(token_ids, cache, **options):
+        if len(token_ids) == 16:
+            order.append("chunk")
+            if order == ["chunk"]:
+                thread.start()
+            elif order == ["chunk", "chunk"]:
+                pytest.fail("the other thread has waited for the whole prompt")
+        return forward(token_ids, cache, **options)
+
+    thread = threading.Thread(target=other)
+    monkeypatch.setattr(tiny_model.session, "forward", counting)
+    stream = tiny_model.start(list(range(3, 73)), endless(max_new_tokens=1), is_cancelled=lambda: _pause(order, thread))
+    list(stream.chunks())
+    assert order[:2] == ["chunk", "other"]
+
+
+def _pause(order, thread) -> bool:
+    """Between two chunks, let the other thread finish, if it can. Cancels nothing."""
+    if order == ["chunk"]:
+        thread.join(30)
+    return False
+
+
 def test_what_was_held_back_for_a_stop_string_comes_when_it_is_cancelled(tiny_model: LanguageModel):
     whole = tiny_model.generate("the mouse", endless(max_new_tokens=8)).text
     stops = [whole + " and what never comes"]
