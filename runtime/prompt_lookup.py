@@ -24,6 +24,8 @@ ROW_COST = 0.25
 PRIOR_WEIGHT, FADING = 4.0, 0.95
 # What guesses must promise, in tokens for the cost of one: their scores are known to a few tenths only.
 LEAST_GAIN = 1.15
+# Below this probability of the first guess there is no such gain, even if all the others came true with it.
+HOPELESS = (LEAST_GAIN * (1 + MOST_GUESSES * ROW_COST) - 1) / MOST_GUESSES
 
 
 class PromptLookup:
@@ -78,6 +80,8 @@ class PromptLookup:
         """
         best, best_rate = 0, LEAST_GAIN
         expected, all_true = 1.0, 1.0
+        if self._scores[self._match].probability < HOPELESS:
+            return 0  # the usual case in new text, and this is asked at every token
         for count in range(1, MOST_GUESSES + 1):
             all_true *= self._scores[min(self._match + count - 1, LONGEST_MATCH)].probability
             expected += all_true

@@ -58,3 +58,25 @@ def test_training_is_measured_in_turn_and_told_as_ratios():
     lines = training.table({"ours": [1.0, 2.0], "plain loop": [1.5, 2.0]}, tokens=300)
     assert lines[1].split()[:2] == ["ours", "200"]
     assert "1.25  (1.00 to 1.50)" in lines[2]
+
+
+def test_prompt_lookup_is_measured_on_passages_that_were_not_learned(tiny_bundle):
+    pytest.importorskip("torch")
+    from benchmarks import copying
+    from runtime import Bundle, DecoderSession
+    from runtime.tokenizer import Tokenizer
+
+    words = "the mouse saw a cat and the cat saw the mouse under the old tree".split()
+    documents = list(copying.passages([words * 20], documents=8))
+    assert documents == list(copying.passages([words * 20], documents=8))
+    for document in documents:
+        passages = document.split(copying.SEPARATOR)
+        assert len(passages) >= 2
+        assert set(passages) == {passages[0]}
+    bundle = Bundle.open(tiny_bundle)
+    session = DecoderSession(bundle, "fp32", threads=1)
+    for copy in (True, False):
+        for pair in copying.measure(session, Tokenizer(bundle), words, copy=copy, count=2, words_each=8):
+            assert pair.same
+            assert pair.ratio > 0
+            assert 0 <= pair.copied <= 1
