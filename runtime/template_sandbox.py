@@ -18,7 +18,8 @@ from runtime.errors import ChatTemplateError, MissingDependencyError
 
 # A chat of a thousand messages takes some 20,000 steps. The seconds are this thread's own on the CPU.
 MAX_STEPS, MAX_SECONDS, STEPS_A_LOOK = 1_000_000, 5.0, 64
-MAX_SIZE = 10_000_000  # characters of a text, items of a list, the digits of a number times a constant
+# Characters of a text, or of what a list would be as one; the digits of a number times a constant.
+MAX_SIZE = 10_000_000
 MAX_PRODUCT = 100_000_000  # of the sizes of all that a call or a filter is given
 WIDE_FORMAT = re.compile(r"\d{5}")  # as in %99999999d
 
@@ -29,6 +30,7 @@ class Budget:
     def __init__(self) -> None:
         self._steps = 0
         self._end_seconds = time.thread_time() + MAX_SECONDS
+        self._weights: dict[int, tuple[Any, int]] = {}  # by id; with the object, so that its id stays its own
 
     def step(self) -> None:
         """Count a step. Raises ChatTemplateError where there were too many, or they took too long."""
@@ -36,6 +38,18 @@ class Budget:
         is_late = self._steps % STEPS_A_LOOK == 0 and time.thread_time() > self._end_seconds
         if is_late or self._steps > MAX_STEPS:
             raise ChatTemplateError("the chat template does too much work: does it loop for ever?")
+
+    def weigh(self, value: Any) -> int:
+        """About how many characters a value is as text; what a list holds twice counts twice, and is weighed once."""
+        if isinstance(value, str):
+            return len(value)
+        if not isinstance(value, (list, tuple, dict)):
+            return 1
+        known = self._weights.get(id(value))
+        if known is None:
+            parts = [*value, *value.values()] if isinstance(value, dict) else value
+            known = self._weights[id(value)] = value, 1 + sum(map(self.weigh, parts))
+        return known[1]
 
 
 # Of the rendering under way in this thread: a template is compiled once, and threads may share it.
@@ -103,7 +117,10 @@ def _bounded_code() -> Any:
         return nodes.Filter(node, name, [], [], None, None)
 
     def measured(value: Any) -> Any:
-        return filtered(value, "_measured") if isinstance(value, nodes.Concat) else value
+        grows = isinstance(value, (nodes.Concat, nodes.List, nodes.Dict)) or (
+            isinstance(value, nodes.Tuple) and value.ctx == "load"
+        )
+        return filtered(value, "_measured") if grows else value
 
     class BoundedCode(CodeGenerator):
         """Changes the tree before it becomes code."""
@@ -165,7 +182,7 @@ def _measured(value: Any) -> Any:
     if isinstance(value, int):
         _require_size(value.bit_length())
     elif isinstance(value, (str, list, tuple, dict)):
-        _require_size(len(value))
+        _require_size(_budget.get().weigh(value))
     return value
 
 
