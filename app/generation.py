@@ -71,8 +71,8 @@ def stream(
     # Without any room the runtime says what is wrong with the prompt, so it is asked for one token in any case.
     limit = max(1, min(request.sampling.max_new_tokens or room, room))
     sampling = replace(request.sampling, max_new_tokens=limit)
-    chunks = model.stream(prompt_ids, sampling, is_cancelled=stop.is_set)
-    generation = Generation(prompt_tokens=len(prompt_ids))
+    text = model.start(prompt_ids, sampling, is_cancelled=stop.is_set)
+    chunks, generation = text.chunks(), Generation(prompt_tokens=len(prompt_ids), cached_tokens=text.held_tokens)
     shown_seconds = float("-inf")
     finish_reason: FinishReason | None = None
     while finish_reason is None:

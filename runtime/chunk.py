@@ -41,6 +41,7 @@ class Generation:
         token_ids: the new tokens, without the one that stopped it.
         finish_reason: see Chunk.
         prompt_tokens: how many the prompt had.
+        cached_tokens: of these, the first ones that an earlier prompt had computed.
         time_to_first_token_seconds: from the call to the first token: the prefill.
         decode_seconds: from the first token to the last.
         logprobs: of each new token; empty where they were not asked for, as is top_logprobs.
@@ -51,6 +52,7 @@ class Generation:
     token_ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason = "length"
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     time_to_first_token_seconds: float = 0.0
     decode_seconds: float = 0.0
     logprobs: list[float] = field(default_factory=list)
@@ -63,8 +65,8 @@ class Generation:
 
     @property
     def prefill_tokens_per_second(self) -> float:
-        """Prompt tokens over the time to the first token."""
-        return _rate(self.prompt_tokens, self.time_to_first_token_seconds)
+        """Prompt tokens that had to be computed over the time to the first token."""
+        return _rate(self.prompt_tokens - self.cached_tokens, self.time_to_first_token_seconds)
 
     @property
     def decode_tokens_per_second(self) -> float:
@@ -83,9 +85,9 @@ class Generation:
             self.finish_reason = chunk.finish_reason
 
 
-def collect(chunks: Iterator[Chunk], *, prompt_tokens: int) -> Generation:
+def collect(chunks: Iterator[Chunk], *, prompt_tokens: int, cached_tokens: int = 0) -> Generation:
     """Run a stream to its end and time it."""
-    result = Generation(prompt_tokens=prompt_tokens)
+    result = Generation(prompt_tokens=prompt_tokens, cached_tokens=cached_tokens)
     started = time.perf_counter()
     first = last = None
     for chunk in chunks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from runtime.errors import PromptError
 from runtime.generate import generate_step
 from runtime.kv_cache import KVCache
 from runtime.logits_processors import LogitsProcessor
+from runtime.prompt_cache import PromptCache
 from runtime.sampling_options import SamplingOptions
 from runtime.scoring import TextScore, text_logprobs
 from runtime.session import DecoderSession
@@ -41,12 +42,18 @@ class LanguageModel:
         *,
         prefill_session: DecoderSession | None = None,
         prompt_lookup: bool = False,
+        cached_prompts: int = 1,
     ) -> None:
         self.bundle = bundle
         self.session = session
         self.tokenizer = tokenizer
         self._prefill_session = prefill_session
         self._prompt_lookup = prompt_lookup
+        # A text must not depend on what was computed before it. In an exact session every row is the one that its own
+        # prefill would give; elsewhere whole chunks of prompts are, since the passes after them are the same ones.
+        self._reuses_all = session.is_exact and prefill_session is None
+        self._chunk_tokens = (prefill_session or session).chunk_tokens
+        self._prompts = PromptCache(session, cached_prompts, 1 if self._reuses_all else self._chunk_tokens)
         self._lock = threading.Lock()  # a session computes one step at a time
 
     @classmethod
@@ -59,6 +66,7 @@ class LanguageModel:
         threads: int | None = None,
         prompt_lookup: bool = False,
         steady: bool = False,
+        cached_prompts: int = 1,
         revision: str | None = None,
     ) -> LanguageModel:
         """Open a bundle.
@@ -72,6 +80,9 @@ class LanguageModel:
             prompt_lookup: check several tokens at once that are guessed from the text so far: faster where the output
                 repeats the prompt, and the tokens are the same. In "int8-kv8", in fp32, or with `steady`.
             steady: give the same bits however tokens come together; steps cost a tenth more (see DecoderSession).
+            cached_prompts: keep the caches of so many last generations, so that what a prompt begins with like one of
+                them is not computed again, and the text is the same: whole chunks of the prompt, or in an exact session
+                ("int8-kv8", `steady`) all of it and of the answer.
             revision: branch, tag or commit of a Hub id.
 
         Raises:
@@ -88,7 +99,14 @@ class LanguageModel:
             prefill_session.check_cache(session.new_cache())
         if prompt_lookup:
             check_prompt_lookup(session)
-        return cls(bundle, session, tokenizer, prefill_session=prefill_session, prompt_lookup=prompt_lookup)
+        return cls(
+            bundle,
+            session,
+            tokenizer,
+            prefill_session=prefill_session,
+            prompt_lookup=prompt_lookup,
+            cached_prompts=cached_prompts,
+        )
 
     def stream(
         self,
@@ -125,8 +143,8 @@ class LanguageModel:
     ) -> Generation:
         """`stream`, collected and timed. Takes and raises the same."""
         prompt_ids = self._prompt_ids(prompt)
-        stream = self.stream(prompt_ids, sampling, logits_processors=logits_processors, is_cancelled=is_cancelled)
-        return collect(stream, prompt_tokens=len(prompt_ids))
+        stream = self.start(prompt_ids, sampling, logits_processors=logits_processors, is_cancelled=is_cancelled)
+        return collect(stream.chunks(), prompt_tokens=len(prompt_ids), cached_tokens=stream.held_tokens)
 
     def chat(
         self,
@@ -137,7 +155,8 @@ class LanguageModel:
     ) -> Iterator[Chunk]:
         """Stream the assistant's answer to messages such as `[{"role": "user", "content": "Hi"}]`.
 
-        All messages are prefilled; a `ChatSession` prefills only what is new.
+        Of the messages, what begins like the last prompt is not computed again (`cached_prompts`); a `ChatSession`
+        computes what is new and nothing else, in every precision.
 
         Raises:
             ChatTemplateError: the bundle has no chat template, or it refuses the messages.
@@ -202,8 +221,12 @@ class LanguageModel:
                 prefill_session=self._prefill_session,
             )
 
+        release = None
         if cache is None:
-            cache = self.session.new_cache(len(prompt_ids) + continuation.limit)
+            cache, release = (
+                self._prompts.take(prompt_ids, len(prompt_ids) + continuation.limit),
+                self._keep(prompt_ids),
+            )
         return TextStream(
             continuation,
             prompt_ids,
@@ -211,8 +234,21 @@ class LanguageModel:
             cache,
             prefill_session=self._prefill_session or self.session,
             is_cancelled=is_cancelled,
+            release=release,
             lock=self._lock,
         )
+
+    def _keep(self, prompt_ids: Sequence[int]) -> Callable[[KVCache], None]:
+        """What keeps a cache for later prompts when the text after this one has ended."""
+
+        def keep(cache: KVCache) -> None:
+            if not self._reuses_all:
+                whole = min(cache.length, len(prompt_ids)) // self._chunk_tokens * self._chunk_tokens
+                cache.trim(whole)
+            if cache.length:
+                self._prompts.give_back(cache)
+
+        return keep
 
     def continuation(
         self,

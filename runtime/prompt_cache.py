@@ -6,6 +6,7 @@ from an earlier place, simply shares a shorter prefix.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 from runtime.kv_cache import KVCache
@@ -13,7 +14,7 @@ from runtime.session import DecoderSession
 
 
 class PromptCache:
-    """Keeps the caches of the last few sequences.
+    """Keeps the caches of the last few sequences. Threads may share it.
 
     >>> prompts = PromptCache(session)                                                    # doctest: +SKIP
     >>> cache = prompts.take(prompt_ids)                                                  # doctest: +SKIP
@@ -21,18 +22,21 @@ class PromptCache:
     ...     ...
     >>> prompts.give_back(cache)                                                          # doctest: +SKIP
 
-    Logits after a reused prefix are those of a prefill to rounding: its rows may come from decodes, which sum in
-    another order, unless the session is steady (docs/decisions/0012).
+    Logits after a reused prefix are those of a prefill to rounding, and to the bit where the session is exact: its rows
+    may come from decodes, which sum in another order (docs/decisions/0012).
 
     Args:
         session: makes the caches; other sessions of its bundle may use them too.
         max_caches: sequences kept; the one that was longest ago given back goes first.
+        granularity_tokens: prefixes of multiples of so many tokens are reused.
     """
 
-    def __init__(self, session: DecoderSession, max_caches: int = 4) -> None:
+    def __init__(self, session: DecoderSession, max_caches: int = 4, granularity_tokens: int = 1) -> None:
         self._session = session
         self._max_caches = max_caches
+        self._granularity = granularity_tokens
         self._caches: list[KVCache] = []
+        self._lock = threading.Lock()
 
     @property
     def nbytes(self) -> int:
@@ -50,20 +54,25 @@ class PromptCache:
             prompt_ids: the whole prompt.
             capacity_tokens: room in all, for the prompt and what will be generated.
         """
-        best = max(self._caches, key=lambda cache: cache.common_prefix(prompt_ids), default=None)
-        shared = min(best.common_prefix(prompt_ids), len(prompt_ids) - 1) if best is not None else 0
-        if best is None or shared <= 0:
-            return self._session.new_cache(capacity_tokens)
-        if 2 * shared < best.length:
-            return best.copy(shared, capacity_tokens)
-        self._caches.remove(best)
+        with self._lock:
+            best = max(self._caches, key=lambda cache: cache.common_prefix(prompt_ids), default=None)
+            shared = min(best.common_prefix(prompt_ids), len(prompt_ids) - 1) if best is not None else 0
+            shared -= shared % self._granularity
+            if best is None or shared <= 0:
+                return self._session.new_cache(capacity_tokens)
+            if 2 * shared < best.length:
+                return best.copy(shared, capacity_tokens)
+            self._caches.remove(best)
         best.trim(shared)
         return best
 
     def give_back(self, cache: KVCache) -> None:
         """Keep a cache, with whatever it holds now, for later prompts."""
-        self._caches = [*self._caches, cache][-self._max_caches :]
+        with self._lock:
+            kept = [*self._caches, cache]
+            self._caches = kept[max(0, len(kept) - self._max_caches) :]
 
     def clear(self) -> None:
         """Forget all."""
-        self._caches = []
+        with self._lock:
+            self._caches = []

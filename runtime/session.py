@@ -25,6 +25,8 @@ from runtime.threads import default_threads
 CHUNK_TOKENS = {np.float32: 512, np.int8: 128}
 # Attention over an int8 cache rounds one row as it rounds several, and so do products with blocks of 8-bit weights.
 STEADY_PRECISION = f"int8{INT8_CACHE}"
+# Its products scale activations over all tokens of a pass.
+UNSTEADY = "q8"
 # Rows of a block of queries in attention are a multiple of this (twice head_dim, for a usual cache of the CPU).
 ATTENTION_BLOCK = 16
 SILENT = 4  # what goes wrong is raised, in one line; onnxruntime would print it in several as well
@@ -44,7 +46,7 @@ class DecoderSession:
         steady: never run a row alone, but a single token together with the one before it. Attention over one row rounds
             otherwise than over several, so only then are fp32's, int8's and q4's logits the same bits however the
             tokens come: one by one, in chunks, after a reused prefix, or guessed. Steps cost a tenth more, and a third
-            at a depth of 1,000 (docs/decisions/0012). int8-kv8 is so by itself, at no price.
+            at a depth of 1,000 (docs/decisions/0012). int8-kv8 is so by itself, at no price, and q8 never is.
 
     Attributes:
         cache_dtype: float32, or int8.
@@ -71,7 +73,7 @@ class DecoderSession:
         self.threads = default_threads() if threads is None else threads
         if self.threads < 1:
             raise OptionError(f"threads must be at least 1, not {threads}")
-        self.steady = steady and precision != STEADY_PRECISION
+        self.steady = steady and precision != STEADY_PRECISION and precision.removesuffix(INT8_CACHE) != UNSTEADY
         if chunk_tokens is not None and chunk_tokens < 1:
             raise OptionError(f"chunk_tokens must be at least 1, not {chunk_tokens}")
         if chunk_tokens is not None and self.steady and chunk_tokens % ATTENTION_BLOCK:
@@ -104,15 +106,18 @@ class DecoderSession:
         return numbers * np.dtype(self.cache_dtype).itemsize
 
     @property
-    def is_reproducible(self) -> bool:
-        """Whether tokens get the same logits one by one as together.
+    def is_exact(self) -> bool:
+        """Whether logits are the same bits however tokens come: in int8-kv8, and in a steady session."""
+        return self.precision == STEADY_PRECISION or self.steady
 
-        To the bit in int8-kv8, and in a steady session of any precision but q8; in fp32 and fp16 always to a rounding
-        of 4e-7 that nothing enlarges. Elsewhere a rounding now and then turns an activation by a step of its own.
+    @property
+    def is_reproducible(self) -> bool:
+        """Whether tokens come out the same one by one as together.
+
+        So they do in an exact session, and in fp32 and fp16, where logits agree to a rounding of 4e-7 that nothing
+        enlarges. Elsewhere a rounding now and then turns an activation by a step of its own.
         """
-        weights = self.precision.removesuffix(INT8_CACHE)
-        always = (STEADY_PRECISION, "fp32", "fp16")
-        return self.precision in always or (self.steady and weights != "q8")
+        return self.is_exact or self.precision in ("fp32", "fp16")
 
     def check_cache(self, cache: KVCache) -> None:
         """Raise OptionError where a cache has not the dtype of this graph's."""

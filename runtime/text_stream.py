@@ -30,6 +30,8 @@ class TextStream:
         cache: may hold a beginning of the prompt, which is not computed again; what it holds else is forgotten.
         prefill_session: runs all chunks of a long prompt but the last, which the loop runs; None leaves all to it.
         is_cancelled: asked before every token and chunk; the stream ends once it says yes. Any thread may make it so.
+        release: called with the cache when the stream has ended, however it did; it holds the prompt and all tokens
+            but the last then.
         lock: held while a token or a chunk is computed, so that threads may share a session.
 
     Attributes:
@@ -45,6 +47,7 @@ class TextStream:
         *,
         prefill_session: DecoderSession | None = None,
         is_cancelled: IsCancelled | None = None,
+        release: Callable[[KVCache], object] | None = None,
         lock: AbstractContextManager[object],
     ) -> None:
         self._continuation = continuation
@@ -59,6 +62,7 @@ class TextStream:
             new_ids = new_ids[bounds[-1] :]
         self._steps = steps(new_ids, cache)
         self._is_cancelled = is_cancelled or _never
+        self._cache, self._release = cache, release
         self._lock = lock
 
     @property
@@ -87,6 +91,8 @@ class TextStream:
                     return
         finally:
             self._steps.close()  # so that the cache holds what was given out, and no guesses
+            if self._release is not None:
+                self._release(self._cache)
 
     def _advance(self) -> int | None:
         """The next token, or None after a chunk of the prompt."""

@@ -37,7 +37,10 @@ def test_a_row_of_bench_tells_the_floor_and_the_share_of_python(run, tiny_bundle
     assert 0 < row["python_share"] < 1
     bundle = Bundle.open(tiny_bundle)
     # 16 of the prompt, and half of the 4 new ones on average.
-    assert row["decode_bytes_per_token"] == bundle.file_bytes("int8") + 18 * bundle.shape.cache_bytes_per_token
+    assert (
+        row["decode_bytes_per_token"]
+        == bundle.file_bytes("int8") + 18 * DecoderSession(bundle, "int8").cache_bytes_per_token
+    )
     assert row["bandwidth_bytes_per_second"] == 1e9
     expected = row["decode_bytes_per_token"] * row["decode_tokens_per_second"] / 1e9
     assert row["bandwidth_share"] == pytest.approx(expected)
