@@ -21,8 +21,7 @@ from runtime.errors import BundleError, OptionError, PromptError
 from runtime.kv_cache import KVCache
 from runtime.threads import default_threads
 
-# Tokens in a pass of a long prompt, by the cache's dtype: measured, and flat around these (docs/decisions/0021).
-CHUNK_TOKENS = {np.float32: 512, np.int8: 128}
+DEFAULT_CHUNK_TOKENS = 256
 # Attention over an int8 cache rounds one row as it rounds several, and so do products with blocks of 8-bit weights.
 STEADY_PRECISION = f"int8{INT8_CACHE}"
 # Its products scale activations over all tokens of a pass.
@@ -42,7 +41,7 @@ class DecoderSession:
         in_place: write the cache in place. None asks the bundle; False copies past into present at every step, as
             graphs of other exporters need: slower, with the same tokens.
         spin: idle threads wait in a busy loop: faster on a machine of one's own, a burden on a shared one.
-        chunk_tokens: a longer prompt runs in chunks of so many tokens; None for what is fastest.
+        chunk_tokens: a longer prompt runs in chunks of so many tokens.
         steady: never run a row alone, but a single token together with the one before it. Attention over one row rounds
             otherwise than over several, so only then are fp32's, int8's and q4's logits the same bits however the
             tokens come: one by one, in chunks, after a reused prefix, or guessed. Steps cost a tenth more, and a third
@@ -65,7 +64,7 @@ class DecoderSession:
         threads: int | None = None,
         in_place: bool | None = None,
         spin: bool = True,
-        chunk_tokens: int | None = None,
+        chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
         steady: bool = False,
     ) -> None:
         self.shape = bundle.shape
@@ -74,9 +73,10 @@ class DecoderSession:
         if self.threads < 1:
             raise OptionError(f"threads must be at least 1, not {threads}")
         self.steady = steady and precision != STEADY_PRECISION and precision.removesuffix(INT8_CACHE) != UNSTEADY
-        if chunk_tokens is not None and chunk_tokens < 1:
+        self.chunk_tokens = chunk_tokens
+        if chunk_tokens < 1:
             raise OptionError(f"chunk_tokens must be at least 1, not {chunk_tokens}")
-        if chunk_tokens is not None and self.steady and chunk_tokens % ATTENTION_BLOCK:
+        if self.steady and chunk_tokens % ATTENTION_BLOCK:
             raise OptionError(f"a steady session's chunk_tokens must be a multiple of {ATTENTION_BLOCK}")
         path = bundle.model_file(precision)
         with one_line_errors(path, "cannot be opened by"):
@@ -84,7 +84,6 @@ class DecoderSession:
         self._path = path
         self.graph_seconds = 0.0
         self.cache_dtype = self._check_contract()
-        self.chunk_tokens = chunk_tokens or CHUNK_TOKENS[self.cache_dtype]
         self.in_place = bundle.has_in_place_cache if in_place is None else in_place
         self._cache_names = [
             (past, present)
