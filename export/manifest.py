@@ -42,9 +42,11 @@ def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
 def describe(manifest: dict[str, Any]) -> str:
     """The manifest for a person."""
     lines = [f"from {manifest['source']}, {manifest['parameters']['total']:,} parameters; all files are whole"]
+    names = max(map(len, manifest["precisions"]))
+    files = max(len(entry["file"]) for entry in manifest["precisions"].values())
     for name, entry in manifest["precisions"].items():
         share = f"{entry['int8_weight_fraction']:.1%} of the weights read are int8"
-        lines.append(f"{name:<5} {entry['file']:<28} {entry['file_bytes'] / 1e6:>8.1f} MB  {share}")
+        lines.append(f"{name:<{names}} {entry['file']:<{files}} {entry['file_bytes'] / 1e6:>8.1f} MB  {share}")
     return "\n".join(lines)
 
 

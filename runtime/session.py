@@ -122,7 +122,10 @@ class DecoderSession:
         """Raise OptionError where a cache has not the dtype of this graph's."""
         if cache.dtype is not self.cache_dtype:
             theirs, ours = np.dtype(cache.dtype).name, np.dtype(self.cache_dtype).name
-            raise OptionError(f"{self.precision} has a KV cache of {ours} and cannot go on with one of {theirs}")
+            raise OptionError(
+                f"{self.precision} has a KV cache of {ours} and cannot go on with one of {theirs}: of two precisions, "
+                f"both or neither must end in {INT8_CACHE}"
+            )
 
     def check_token_ids(self, token_ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """The ids as int64 [1, len(token_ids)]. Raises PromptError where there are none, or one is no token's."""
