@@ -73,7 +73,8 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         default=8192,
         metavar="N",
         help="the model writes so many tokens, for which the 4-bit weights of q4 and auto are rounded best (GPTQ); "
-        "0 rounds to the nearest, which is quick (default %(default)s)",
+        "0 rounds to the nearest, which is quick. The scales of a KV cache of int8 come from them too, or from the "
+        "usual number if it is 0 (default %(default)s)",
     )
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
     parser.add_argument(

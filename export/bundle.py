@@ -67,7 +67,8 @@ def export_bundle(
         base_model: its Hub id if it came from there, for the model card.
         compare: called with the finished folder before it takes its place; its figures go into manifest and card.
         portable: write standard ONNX operators alone, for other engines: slower, and without a cache in place.
-        calibration_tokens: how many the model samples where a precision wants to know its activations; 0 for none.
+        calibration_tokens: how many the model samples where a precision wants to know its activations; 0 rounds no
+            weights by them, and is the usual number where there is no doing without.
         progress: show a bar on stderr if that is a terminal.
 
     Returns:

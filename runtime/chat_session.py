@@ -30,8 +30,8 @@ class ChatSession:
     again after that, so it is done rarely.
 
     Attributes:
-        messages: the conversation so far. A question is part of it once its answer begins, with as much of the answer
-            as was read.
+        messages: the conversation so far. A question is part of it once its answer is asked for, with as much of the
+            answer as was read.
         prefilled_tokens: of the last question's prompt, those that had to be computed.
         prompt_tokens: all of them.
         dropped_messages: how many the last question made it forget.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,8 @@ from runtime.chat_template import ChatTemplate, Message
 from runtime.chunk import Chunk, Generation, collect
 from runtime.constraint import GrammarVocabulary
 from runtime.continuation import Continuation
-from runtime.errors import PromptError
+from runtime.errors import OptionError, PromptError
+from runtime.fair_lock import FairLock
 from runtime.generate import generate_step
 from runtime.kv_cache import KVCache
 from runtime.logits_processors import LogitsProcessor
@@ -54,7 +54,7 @@ class LanguageModel:
         self._reuses_all = session.is_exact and prefill_session is None
         self._chunk_tokens = (prefill_session or session).chunk_tokens
         self._prompts = PromptCache(session, cached_prompts, 1 if self._reuses_all else self._chunk_tokens)
-        self._lock = threading.Lock()  # a session computes one step at a time
+        self._lock = FairLock()  # a session computes one step at a time
 
     @classmethod
     def load(
@@ -79,26 +79,29 @@ class LanguageModel:
             threads: of a matrix product; None for the physical cores that we may use.
             prompt_lookup: check several tokens at once that are guessed from the text so far: faster where the output
                 repeats the prompt, and the tokens are the same. In "int8-kv8", in fp32, or with `steady`.
-            steady: give the same bits however tokens come together; steps cost a tenth more (see DecoderSession).
+            steady: give the same bits however tokens come together; steps cost a tenth more (see DecoderSession). One
+                precision must run prompts and steps then.
             cached_prompts: keep the caches of so many last generations, so that what a prompt begins with like one of
                 them is not computed again, and the text is the same: whole chunks of the prompt, or in an exact session
-                ("int8-kv8", `steady`) all of it and of the answer.
+                ("int8-kv8", `steady`) that runs its own prompts all of it and of the answer.
             revision: branch, tag or commit of a Hub id.
 
         Raises:
             BundleError: it is no sound bundle.
-            OptionError: it lacks the precision, threads < 1, the two precisions have caches of different dtypes, or
-                prompt lookup could change tokens.
+            OptionError: it lacks the precision, threads < 1, cached_prompts < 0, the two precisions do not go together,
+                q8 cannot be steady, or prompt lookup could change tokens.
         """
         bundle = Bundle.open(path_or_hub_id, revision=revision)
         tokenizer = Tokenizer(bundle)
         session = DecoderSession(bundle, precision or bundle.default_precision, threads=threads, steady=steady)
-        prefill_session = None
-        if prefill_precision is not None and prefill_precision != session.precision:
-            prefill_session = DecoderSession(bundle, prefill_precision, threads=threads, steady=steady)
-            prefill_session.check_cache(session.new_cache())
         if prompt_lookup:
             check_prompt_lookup(session)
+        prefill_session = None
+        if prefill_precision is not None and prefill_precision != session.precision:
+            if session.steady:  # a steady step writes the row before it again, as its own precision has it
+                raise OptionError(f"a steady {session.precision} runs its prompts itself, not in {prefill_precision}")
+            prefill_session = DecoderSession(bundle, prefill_precision, threads=threads)
+            prefill_session.check_cache(session.new_cache())
         return cls(
             bundle,
             session,

@@ -7,8 +7,11 @@ from an earlier place, simply shares a shorter prefix.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 
+from runtime.errors import OptionError
 from runtime.kv_cache import KVCache
 from runtime.session import DecoderSession
 
@@ -29,19 +32,25 @@ class PromptCache:
         session: makes the caches; other sessions of its bundle may use them too.
         max_caches: sequences kept; the one that was longest ago given back goes first.
         granularity_tokens: prefixes of multiples of so many tokens are reused.
+
+    Raises:
+        OptionError: max_caches below 0, or granularity_tokens below 1.
     """
 
     def __init__(self, session: DecoderSession, max_caches: int = 4, granularity_tokens: int = 1) -> None:
+        if max_caches < 0 or granularity_tokens < 1:
+            raise OptionError(f"a prompt cache cannot keep {max_caches} caches by {granularity_tokens} tokens")
         self._session = session
-        self._max_caches = max_caches
         self._granularity = granularity_tokens
-        self._caches: list[KVCache] = []
-        self._lock = threading.Lock()
+        # The last ones are the newest. Appending takes no lock: the garbage collector may end a stream, which gives its
+        # cache back, at any time in any thread, also in one that is taking.
+        self._caches: deque[KVCache] = deque(maxlen=max_caches)
+        self._taking = threading.Lock()
 
     @property
     def nbytes(self) -> int:
         """Bytes of all caches that are kept."""
-        return sum(cache.nbytes for cache in self._caches)
+        return sum(cache.nbytes for cache in self._caches.copy())
 
     def take(self, prompt_ids: Sequence[int], capacity_tokens: int = 0) -> KVCache:
         """A cache that holds the longest known prefix of a prompt, and nothing else; yours until it is given back.
@@ -54,25 +63,23 @@ class PromptCache:
             prompt_ids: the whole prompt.
             capacity_tokens: room in all, for the prompt and what will be generated.
         """
-        with self._lock:
-            best = max(self._caches, key=lambda cache: cache.common_prefix(prompt_ids), default=None)
+        with self._taking:
+            best = max(self._caches.copy(), key=lambda cache: cache.common_prefix(prompt_ids), default=None)
             shared = min(best.common_prefix(prompt_ids), len(prompt_ids) - 1) if best is not None else 0
             shared -= shared % self._granularity
             if best is None or shared <= 0:
                 return self._session.new_cache(capacity_tokens)
             if 2 * shared < best.length:
                 return best.copy(shared, capacity_tokens)
-            self._caches.remove(best)
+            with suppress(ValueError):  # it was pushed out meanwhile, which leaves it ours all the same
+                self._caches.remove(best)
         best.trim(shared)
         return best
 
     def give_back(self, cache: KVCache) -> None:
         """Keep a cache, with whatever it holds now, for later prompts."""
-        with self._lock:
-            kept = [*self._caches, cache]
-            self._caches = kept[max(0, len(kept) - self._max_caches) :]
+        self._caches.append(cache)
 
     def clear(self) -> None:
         """Forget all."""
-        with self._lock:
-            self._caches = []
+        self._caches.clear()

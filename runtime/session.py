@@ -24,8 +24,6 @@ from runtime.threads import default_threads
 DEFAULT_CHUNK_TOKENS = 256
 # Attention over an int8 cache rounds one row as it rounds several, and so do products with blocks of 8-bit weights.
 STEADY_PRECISION = f"int8{INT8_CACHE}"
-# Its products scale activations over all tokens of a pass.
-UNSTEADY = "q8"
 # Rows of a block of queries in attention are a multiple of this (twice head_dim, for a usual cache of the CPU).
 ATTENTION_BLOCK = 16
 SILENT = 4  # what goes wrong is raised, in one line; onnxruntime would print it in several as well
@@ -45,14 +43,14 @@ class DecoderSession:
         steady: never run a row alone, but a single token together with the one before it. Attention over one row rounds
             otherwise than over several, so only then are fp32's, int8's and q4's logits the same bits however the
             tokens come: one by one, in chunks, after a reused prefix, or guessed. Steps cost a tenth more, and a third
-            at a depth of 1,000 (docs/decisions/0012). int8-kv8 is so by itself, at no price, and q8 never is.
+            at a depth of 1,000 (docs/decisions/0012). int8-kv8 is so by itself, at no price, and q8 cannot be.
 
     Attributes:
         cache_dtype: float32, or int8.
         graph_seconds: spent inside onnxruntime so far; the rest of a step is Python's and NumPy's.
 
     Raises:
-        OptionError: no such precision, or threads or chunk_tokens < 1.
+        OptionError: no such precision, threads or chunk_tokens < 1, or q8 that is to be steady.
         BundleError: the graph cannot be opened, or breaks the contract.
     """
 
@@ -72,8 +70,10 @@ class DecoderSession:
         self.threads = default_threads() if threads is None else threads
         if self.threads < 1:
             raise OptionError(f"threads must be at least 1, not {threads}")
-        self.steady = steady and precision != STEADY_PRECISION and precision.removesuffix(INT8_CACHE) != UNSTEADY
+        self.steady = steady and precision != STEADY_PRECISION
         self.chunk_tokens = chunk_tokens
+        if steady and precision.removesuffix(INT8_CACHE) == "q8":
+            raise OptionError("q8 cannot be steady: it scales activations over all tokens of a pass; take int8 or q4")
         if chunk_tokens < 1:
             raise OptionError(f"chunk_tokens must be at least 1, not {chunk_tokens}")
         if self.steady and chunk_tokens % ATTENTION_BLOCK:
@@ -108,15 +108,6 @@ class DecoderSession:
     def is_exact(self) -> bool:
         """Whether logits are the same bits however tokens come: in int8-kv8, and in a steady session."""
         return self.precision == STEADY_PRECISION or self.steady
-
-    @property
-    def is_reproducible(self) -> bool:
-        """Whether tokens come out the same one by one as together.
-
-        So they do in an exact session, and in fp32 and fp16, where logits agree to a rounding of 4e-7 that nothing
-        enlarges. Elsewhere a rounding now and then turns an activation by a step of its own.
-        """
-        return self.is_exact or self.precision in ("fp32", "fp16")
 
     def check_cache(self, cache: KVCache) -> None:
         """Raise OptionError where a cache has not the dtype of this graph's."""

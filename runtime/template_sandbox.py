@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any
@@ -21,6 +21,7 @@ MAX_STEPS, MAX_SECONDS, STEPS_A_LOOK = 1_000_000, 5.0, 64
 # Characters of a text, or of what a list would be as one; the digits of a number times a constant.
 MAX_SIZE = 10_000_000
 MAX_PRODUCT = 100_000_000  # of the sizes of all that a call or a filter is given
+CONTAINERS = (list, tuple, dict, KeysView, ValuesView, ItemsView)
 WIDE_FORMAT = re.compile(r"\d{5}")  # as in %99999999d
 
 
@@ -41,15 +42,17 @@ class Budget:
 
     def weigh(self, value: Any) -> int:
         """About how many characters a value is as text; what a list holds twice counts twice, and is weighed once."""
-        if isinstance(value, str):
+        if isinstance(value, (str, bytes)):
             return len(value)
-        if not isinstance(value, (list, tuple, dict)):
+        if not isinstance(value, CONTAINERS):
             return 1
-        known = self._weights.get(id(value))
-        if known is None:
-            parts = [*value, *value.values()] if isinstance(value, dict) else value
-            known = self._weights[id(value)] = value, 1 + sum(map(self.weigh, parts))
-        return known[1]
+        if id(value) in self._weights:
+            return self._weights[id(value)][1]
+        parts = [*value, *value.values()] if isinstance(value, dict) else [*value]
+        weight = 1 + sum(map(self.weigh, parts))
+        if any(isinstance(part, CONTAINERS) for part in parts):  # others are weighed again as fast, and need no place
+            self._weights[id(value)] = value, weight
+        return weight
 
 
 # Of the rendering under way in this thread: a template is compiled once, and threads may share it.
@@ -79,8 +82,15 @@ def make_environment() -> Any:
     """
     try:
         from jinja2 import sandbox
+        from jinja2.utils import Namespace
     except ImportError:
         raise MissingDependencyError("chat templates need jinja2: pip install jinja2") from None
+
+    class ShortNamespace(Namespace):
+        """Jinja's own would be as long as all that it holds, and it may hold others."""
+
+        def __repr__(self) -> str:
+            return "<Namespace>"
 
     class Sandbox(sandbox.ImmutableSandboxedEnvironment):
         """Raises where Jinja's own would go on with nothing, and measures."""
@@ -104,6 +114,7 @@ def make_environment() -> Any:
     # Not optimized: what is constant would be computed while it compiles, without a budget.
     environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"], optimized=False)
     environment.filters = {name: bounded_filter(name, call) for name, call in environment.filters.items()}
+    environment.globals["namespace"] = ShortNamespace
     environment.filters |= {"_turns": _turns, "_measured": _measured}
     return environment
 
@@ -181,7 +192,7 @@ def _before_operator(operator: str, left: Any, right: Any) -> None:
 def _measured(value: Any) -> Any:
     if isinstance(value, int):
         _require_size(value.bit_length())
-    elif isinstance(value, (str, list, tuple, dict)):
+    elif isinstance(value, (str, bytes, *CONTAINERS)):
         _require_size(_budget.get().weigh(value))
     return value
 

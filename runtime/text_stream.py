@@ -30,8 +30,8 @@ class TextStream:
         cache: may hold a beginning of the prompt, which is not computed again; what it holds else is forgotten.
         prefill_session: runs all chunks of a long prompt but the last, which the loop runs; None leaves all to it.
         is_cancelled: asked before every token and chunk; the stream ends once it says yes. Any thread may make it so.
-        release: called with the cache when the stream has ended, however it did; it holds the prompt and all tokens
-            but the last then.
+        release: called with the cache when the stream has ended, finished, left or failed; it holds the prompt and all
+            tokens but the last then. A stream that never began keeps its cache.
         lock: held while a token or a chunk is computed, so that threads may share a session.
 
     Attributes:
@@ -60,7 +60,9 @@ class TextStream:
             *bounds, _ = prefill_session.chunk_bounds(len(new_ids))
             self._chunks = [partial(prefill_session.forward, new_ids[a:b], cache) for a, b in pairwise(bounds)]
             new_ids = new_ids[bounds[-1] :]
-        self._steps = steps(new_ids, cache)
+        # Begun when all before is in the cache, for it takes from there what processors see.
+        self._begin = partial(steps, new_ids, cache)
+        self._steps: Generator[int] | None = None
         self._is_cancelled = is_cancelled or _never
         self._cache, self._release = cache, release
         self._lock = lock
@@ -76,7 +78,7 @@ class TextStream:
         return self._continuation.is_cut
 
     def chunks(self) -> Iterator[Chunk]:
-        """The pieces as they come. Closing the iterator stops the computation."""
+        """The pieces as they come, once. Closing the iterator stops the computation."""
         try:
             while True:
                 if self._is_cancelled():
@@ -90,17 +92,20 @@ class TextStream:
                 if chunk.finish_reason is not None:
                     return
         finally:
-            self._steps.close()  # so that the cache holds what was given out, and no guesses
-            if self._release is not None:
-                self._release(self._cache)
+            if self._steps is not None:
+                self._steps.close()  # so that the cache holds what was given out, and no guesses
+            release, self._release = self._release, None
+            if release is not None:
+                release(self._cache)
 
     def _advance(self) -> int | None:
         """The next token, or None after a chunk of the prompt."""
         with self._lock:
-            if not self._chunks:
-                return next(self._steps)
-            self._chunks.pop(0)()
-            return None
+            if self._chunks:
+                self._chunks.pop(0)()
+                return None
+            self._steps = self._steps or self._begin()
+            return next(self._steps)
 
 
 def _never() -> bool:

@@ -29,6 +29,10 @@ DEFAULT_LIMITS = {
     "fp16": Limits(1e-3, 0.98, 0.002),
     "int8": Limits(0.01, 0.9, 0.01),
     "q8": Limits(0.02, 0.9, 0.02),
+    # Heads of 8 features make an int8 cache dear; those of 64 add nothing to speak of.
+    "fp32-kv8": Limits(0.03, 0.9, 0.03),
+    "int8-kv8": Limits(0.03, 0.9, 0.03),
+    "q8-kv8": Limits(0.04, 0.9, 0.04),
 }
 # Four bits and mixtures.
 OTHER_LIMITS = Limits(0.3, 0.7, 0.3)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from runtime import Bundle, DecoderSession, LanguageModel, SamplingOptions
+from runtime.errors import OptionError
 from runtime.tokenizer import Tokenizer
 from tests.runtime.options import endless
 
@@ -129,3 +130,41 @@ def test_threads_that_share_prompts_get_the_texts_that_they_get_alone(open_model
     for thread in threads:
         thread.join(60)
     assert found == [[ids] * 5 for ids in expected]
+
+
+def test_a_stream_that_the_garbage_collector_ends_gives_its_cache_back(open_model):
+    """At any moment, so also while the same thread takes a cache."""
+    model = open_model("tiny", "int8", steady=True, cached_prompts=2)
+    model.generate(random_ids(30, 1), endless(max_new_tokens=1))
+
+    class Compared(list):
+        def __getitem__(self, item):
+            stream.close()
+            return super().__getitem__(item)
+
+    stream = model.stream(random_ids(40), endless(max_new_tokens=20))
+    next(stream)
+    model._prompts._caches[0].token_ids = Compared(model._prompts._caches[0].token_ids)
+    taken = model._prompts.take(random_ids(30, 1))
+    assert taken.length == 0 or taken.length == 29
+
+
+def test_a_stream_gives_its_cache_back_once(open_model):
+    model = open_model("tiny", "int8", steady=True, cached_prompts=3)
+    stream = model.start(random_ids(20), endless(max_new_tokens=2))
+    list(stream.chunks())
+    with pytest.raises(RuntimeError):
+        list(stream.chunks())
+    assert len(model._prompts._caches) == 1
+
+
+def test_fewer_places_than_none_are_refused(tiny_bundle):
+    with pytest.raises(OptionError, match="cannot keep -1 caches"):
+        LanguageModel.load(tiny_bundle, cached_prompts=-1)
+
+
+def test_what_cannot_be_steady_says_so(stories260k_bundle):
+    with pytest.raises(OptionError, match="q8 cannot be steady"):
+        LanguageModel.load(stories260k_bundle, precision="q8", steady=True)
+    with pytest.raises(OptionError, match="a steady int8 runs its prompts itself, not in q8"):
+        LanguageModel.load(stories260k_bundle, precision="int8", prefill_precision="q8", steady=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
-from runtime import Chunk, LanguageModel, SamplingOptions
+from runtime import Chunk, LanguageModel, PromptCache, SamplingOptions
 from tests.runtime.options import endless
 
 
@@ -44,35 +45,66 @@ def test_a_long_prompt_stops_between_its_chunks_and_what_was_computed_is_kept(af
     assert ids == tiny_model.generate(prompt_ids, options).token_ids
 
 
-def test_threads_come_in_between_the_chunks_of_a_long_prompt(tiny_model, monkeypatch):
+def test_threads_take_turns_by_chunks_and_tokens(tiny_model, monkeypatch):
     monkeypatch.setattr(tiny_model.session, "chunk_tokens", 16)
-    order = []
+    order, both = [], threading.Barrier(2)
     forward = tiny_model.session.forward
 
-    def other():
-        order.extend("other" for _ in tiny_model.stream("the", endless(max_new_tokens=1)))
-
     def counting(token_ids, cache, **options):
-        if len(token_ids) == 16:
-            order.append("chunk")
-            if order == ["chunk"]:
-                thread.start()
-            elif order == ["chunk", "chunk"]:
-                pytest.fail("the other thread has waited for the whole prompt")
+        order.append(threading.current_thread().name)
+        if len(order) <= 2:
+            time.sleep(0.05)  # so that the other one is waiting by then
         return forward(token_ids, cache, **options)
 
-    thread = threading.Thread(target=other)
+    def run():
+        both.wait(30)
+        list(tiny_model.stream(list(range(3, 120)), endless(max_new_tokens=20)))
+
     monkeypatch.setattr(tiny_model.session, "forward", counting)
-    stream = tiny_model.start(list(range(3, 73)), endless(max_new_tokens=1), is_cancelled=lambda: _pause(order, thread))
-    list(stream.chunks())
-    assert order[:2] == ["chunk", "other"]
+    monkeypatch.setattr(tiny_model, "_prompts", PromptCache(tiny_model.session, 0))
+    threads = [threading.Thread(target=run, name=name) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    turns = "".join(order)
+    assert sorted(turns) == ["a"] * (8 + 19) + ["b"] * (8 + 19)
+    assert "aaaa" not in turns[4:-8]
+    assert "bbbb" not in turns[4:-8]
 
 
-def _pause(order, thread) -> bool:
-    """Between two chunks, let the other thread finish, if it can. Cancels nothing."""
-    if order == ["chunk"]:
-        thread.join(30)
-    return False
+def recorded(lengths):
+    def process(token_ids, logits):
+        lengths.append(list(token_ids))
+        return logits
+
+    return process
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repetition_penalty": 1.5},
+        {"frequency_penalty": 0.7},
+        {"no_repeat_ngram_size": 2},
+        {"min_new_tokens": 5, "stop_token_ids": list(range(160))},
+        {"regex": "[a-f]{3,9}"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_processors_see_the_whole_prompt_however_it_is_cut(options, tiny_model, monkeypatch):
+    if "regex" in options:
+        pytest.importorskip("llguidance")
+    monkeypatch.setattr(tiny_model, "_prompts", PromptCache(tiny_model.session, 0))
+    prompt, found = list(range(3, 73)), []
+    for chunk_tokens in (16, 256):
+        monkeypatch.setattr(tiny_model.session, "chunk_tokens", chunk_tokens)
+        seen: list[list[int]] = []
+        sampling = SamplingOptions(**({"temperature": 0, "max_new_tokens": 12, "stop_token_ids": []} | options))
+        result = tiny_model.generate(prompt, sampling, logits_processors=[recorded(seen)])
+        assert all(ids[: len(prompt)] == prompt for ids in seen)
+        found.append((result.token_ids, result.finish_reason, seen))
+    assert found[0] == found[1]
 
 
 def test_what_was_held_back_for_a_stop_string_comes_when_it_is_cancelled(tiny_model: LanguageModel):

@@ -147,6 +147,9 @@ DOUBLING = "{% set ns = namespace(x='ab') %}{% for _ in range(60) %}BODY{% endfo
         DOUBLING.replace("BODY", "{% set ns.x = (ns.x, ns.x) %}"),
         DOUBLING.replace("BODY", "{% set ns.x = {1: ns.x, 2: ns.x} %}"),
         DOUBLING.replace("BODY", "{% set ns.x = dict(a=ns.x, b=ns.x) %}"),
+        DOUBLING.replace("BODY", "{% set ns.x = {1: ns.x, 2: ns.x}.items() %}"),
+        DOUBLING.replace("BODY", "{% set ns.x = {1: ns.x, 2: ns.x}.values() %}"),
+        DOUBLING.replace("BODY", "{% set ns.x = (ns.x.encode() if _ == 0 else ns.x + ns.x) %}"),
         DOUBLING.replace("BODY", "{% set ns.x = [ns.x] * 2 %}"),
         DOUBLING.replace("BODY", "{% set ns.x = [ns.x] + [ns.x] %}"),
         "{% macro f(x) %}{{ x }}{{ x }}{% endmacro %}" + DOUBLING.replace("BODY", "{% set ns.x = f(ns.x) %}"),
@@ -156,6 +159,16 @@ DOUBLING = "{% set ns = namespace(x='ab') %}{% for _ in range(60) %}BODY{% endfo
 def test_a_template_that_makes_something_enormous_is_an_error(source, broken_bundle):
     with pytest.raises(ChatTemplateError, match="far too large"):
         with_template(broken_bundle, source).render(CHATS[0])
+
+
+def test_what_namespaces_hold_is_not_printed(broken_bundle):
+    body = "{% set n = namespace() %}{% set n.a = ns.x %}{% set n.b = ns.x %}{% set ns.x = n %}"
+    assert with_template(broken_bundle, DOUBLING.replace("BODY", body)).render(CHATS[0]) == "<Namespace>"
+
+
+def test_a_long_list_may_grow_one_by_one(broken_bundle):
+    source = "{% set ns = namespace(x=range(2000) | list) %}{% for _ in range(400) %}{% set ns.x = ns.x + [1] %}"
+    assert with_template(broken_bundle, source + "{% endfor %}{{ ns.x | length }}").render(CHATS[0]) == "2400"
 
 
 def test_a_long_conversation_is_far_from_the_bounds(broken_bundle):
