@@ -226,10 +226,8 @@ class LanguageModel:
 
         release = None
         if cache is None:
-            cache, release = (
-                self._prompts.take(prompt_ids, len(prompt_ids) + continuation.limit),
-                self._keep(prompt_ids),
-            )
+            release = self._keep(prompt_ids)
+            cache = self._prompts.take(prompt_ids, len(prompt_ids) + continuation.limit)
         return TextStream(
             continuation,
             prompt_ids,
