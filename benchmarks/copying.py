@@ -26,8 +26,11 @@ from pathlib import Path
 
 from model.files import write_text
 from runtime import Bundle, DecoderSession, SamplingOptions
+from runtime.command_line import run_to_exit_code
+from runtime.errors import OptionError
 from runtime.generate import generate_step
 from runtime.sampling import make_sampler
+from runtime.speculation import check_prompt_lookup
 from runtime.tokenizer import Tokenizer
 
 HELD_OUT = 0.1  # the end of each text is for measuring
@@ -99,7 +102,7 @@ def measure(
     """Continue passages, with and without prompt lookup in turn.
 
     Args:
-        session: reproducible.
+        session: in which prompt lookup is admitted.
         tokenizer: of the same bundle.
         words: what passages are taken from.
         copy: begin the passage anew behind itself, and take the likeliest tokens; or go on freely, at temperature 1.
@@ -138,7 +141,13 @@ def _timed(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write passages to learn from, or measure."""
+    """Write passages to learn from, or measure. Returns the exit code."""
+    arguments = parse_args(argv)
+    return run_to_exit_code(lambda: _write(arguments) if arguments.command == "passages" else _measure(arguments))
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command and its options."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.copying",
         description=__doc__,
@@ -155,28 +164,39 @@ def main(argv: list[str] | None = None) -> int:
     pairs.add_argument("--steady", action="store_true")
     pairs.add_argument("--threads", type=int, default=2)
     pairs.add_argument("--prompts", type=int, default=8, help="of each text (default %(default)s)")
-    arguments = parser.parse_args(argv)
-    texts = {path.name: path.read_text(encoding="utf-8").split() for path in sorted(arguments.texts.glob("*.txt"))}
+    return parser.parse_args(argv)
+
+
+def _split_texts(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
+    """The words of each text: those to learn from, and those to measure on."""
+    texts = {path.name: path.read_text(encoding="utf-8").split() for path in sorted(folder.glob("*.txt"))}
+    if not texts:
+        raise OptionError(f"{folder} holds no *.txt")
     ends = {name: len(words) - int(HELD_OUT * len(words)) for name, words in texts.items()}
-    if arguments.command == "passages":
-        learned = [words[: ends[name]] for name, words in texts.items()]
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        for name, documents in (("short", short_passages(learned)), ("long", long_passages(learned))):
-            lines = (json.dumps({"text": text}) + "\n" for text in documents)
-            write_text(arguments.out / f"{name}.jsonl", "".join(lines))
-        return 0
+    return {name: (words[: ends[name]], words[ends[name] :]) for name, words in texts.items()}
+
+
+def _write(arguments: argparse.Namespace) -> None:
+    learned = [words for words, _ in _split_texts(arguments.texts).values()]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name, documents in (("short", short_passages(learned)), ("long", long_passages(learned))):
+        write_text(arguments.out / f"{name}.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in documents))
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    texts = _split_texts(arguments.texts)
     bundle = Bundle.open(arguments.bundle)
     session = DecoderSession(bundle, arguments.precision, threads=arguments.threads, steady=arguments.steady)
+    check_prompt_lookup(session)
     tokenizer = Tokenizer(bundle)
     print(f"{'':<30}{'with lookup':>22}  {'same tokens':>11}  {'copied':>6}")
     for copy in (True, False):
         kind, together = "copy" if copy else "free", []
-        for name, words in texts.items():
-            found = measure(session, tokenizer, words[ends[name] :], copy=copy, count=arguments.prompts)
+        for name, (_, words) in texts.items():
+            found = measure(session, tokenizer, words, copy=copy, count=arguments.prompts)
             together += found
             print(_line(f"{kind} {name}", found), flush=True)
         print(_line(f"{kind}, all together", together), flush=True)
-    return 0
 
 
 def _line(name: str, pairs: list[Pair]) -> str:

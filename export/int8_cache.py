@@ -100,13 +100,12 @@ def write_int8_cache_graph(graph: Path, out: Path, cache_range: CacheRange) -> N
         cache_range: of the same checkpoint.
     """
     model = ir.load(graph)
+    values = {value.name: value for value in (*model.graph.inputs, *model.graph.outputs)}
     attentions = [node for node in model.graph if node.op_type == "GroupQueryAttention" and node.domain == MICROSOFT]
     for layer, node in enumerate(attentions):
-        scales = cache_range.scales(layer)
-        _quantize_cache(model.graph, node, *scales)
+        _quantize_cache(model.graph, node, *cache_range.scales(layer))
         for name in (*contract.past_names(layer), *contract.present_names(layer)):
-            value = next(value for value in (*model.graph.inputs, *model.graph.outputs) if value.name == name)
-            value.type = ir.TensorType(ir.DataType.INT8)
+            values[name].type = ir.TensorType(ir.DataType.INT8)
     ir.save(model, out)
 
 

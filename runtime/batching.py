@@ -80,9 +80,9 @@ def generate_batch(
     """Run requests, at most `batch_size` at a time; yield each row when it has ended, in the order of ending.
 
     A row's logits are those that it would have by itself, to the bit for int8 and to rounding for fp32 and q4 (with a
-    cache of int8 that rounding may turn a step of it). q8
-    scales activations over all rows of a pass, so there they depend on the company (docs/decisions/0013). In a steady
-    session all agree to the bit, since there each row takes its steps alone, at the price of the gain.
+    cache of int8 that rounding may turn a step of it). q8 scales activations over all rows of a pass, so there they
+    depend on the company (docs/decisions/0013). In a steady session all agree to the bit, since there each row takes
+    its steps alone, at the price of the gain.
 
     Raises:
         PromptError, OptionError: at the call, before anything is computed, for any of the requests.

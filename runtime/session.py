@@ -267,7 +267,7 @@ class DecoderSession:
         ):
             if isinstance(found, int) and found != expected:  # a symbolic axis is a string
                 raise BundleError(f"{self._path} and config.json disagree on {name}: {found} and {expected}")
-        stored = next(node.type for node in self._ort.get_inputs() if node.name == past[0])
+        stored = next(node.type for node in nodes if node.name == past[0])
         if stored not in contract.CACHE_DTYPES:
             raise BundleError(f"{self._path} has a cache of {stored}; there are {', '.join(contract.CACHE_DTYPES)}")
         return contract.CACHE_DTYPES[stored]

@@ -21,6 +21,7 @@ from runtime.kv_cache import KVCache
 from runtime.prompt_lookup import PromptLookup
 from runtime.session import STEADY_PRECISION, DecoderSession
 
+# No activation is rounded to steps of its own here, which could make more of a rounding.
 UNENLARGED = ("fp32", "fp16")
 
 

@@ -82,3 +82,28 @@ def test_prompt_lookup_is_measured_on_passages_that_were_not_learned(tiny_bundle
             assert pair.plain_seconds > 0
             assert pair.lookup_seconds > 0
             assert 0 <= pair.copied <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["measure", "no-such-bundle", "{texts}"], "no folder no-such-bundle"),
+        (["measure", "{bundle}", "{empty}"], "holds no *.txt"),
+        (["measure", "{bundle}", "{texts}", "--precision", "int8"], "prompt lookup could change tokens in int8"),
+        (["passages", "{empty}", "--out", "{empty}/out"], "holds no *.txt"),
+    ],
+)
+def test_copying_that_cannot_be_measured_is_one_clear_line(arguments, named, tiny_bundle, tmp_path, capfd):
+    pytest.importorskip("torch")
+    from benchmarks import copying
+
+    texts, empty = tmp_path / "texts", tmp_path / "empty"
+    texts.mkdir()
+    empty.mkdir()
+    (texts / "a.txt").write_text("the mouse saw a cat " * 400, encoding="utf-8")
+    places = {"texts": texts, "empty": empty, "bundle": tiny_bundle}
+    assert copying.main([argument.format(**places) for argument in arguments]) == 1
+    error = capfd.readouterr().err
+    assert error.startswith("error: ")
+    assert named in error
+    assert not list(empty.iterdir())
