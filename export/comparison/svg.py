@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 
 # Drawn at the width of a phone; the page scales them up.
-WIDTH, ROW, LABEL, MARGIN = 360, 30, 52, 10
+WIDTH, ROW, LABEL, MARGIN = 360, 30, 66, 10
 PLOT_HEIGHT, AXIS_LEFT, AXIS_BOTTOM = 190, 46, 30
 GRID, ZERO, TEXT = "#e5e7eb", "#9ca3af", "#4b5563"
 
