@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from app.models import Models
-from runtime.chunk import Chunk, FinishReason, Generation
-from runtime.sampling_options import SamplingOptions
+from runtime.generation.chunk import Chunk, FinishReason, Generation
+from runtime.sampling.options import SamplingOptions
 
 # A browser shows no more than this, and a small model makes tokens faster than a page can be sent.
 UPDATE_SECONDS = 0.05

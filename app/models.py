@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 
 from runtime.bundle import Bundle
+from runtime.engine.session import DecoderSession
 from runtime.language_model import LanguageModel
-from runtime.session import DecoderSession
-from runtime.tokenizer import Tokenizer
+from runtime.text.tokenizer import Tokenizer
 
 
 class Models:

@@ -26,12 +26,12 @@ from pathlib import Path
 
 from model.files import write_text
 from runtime import Bundle, DecoderSession, SamplingOptions
-from runtime.command_line import run_to_exit_code
+from runtime.cli.command_line import run_to_exit_code
 from runtime.errors import OptionError
-from runtime.generate import generate_step
-from runtime.sampling import make_sampler
-from runtime.speculation import check_prompt_lookup
-from runtime.tokenizer import Tokenizer
+from runtime.generation.generate import generate_step
+from runtime.generation.speculation import check_prompt_lookup
+from runtime.sampling.sampler import make_sampler
+from runtime.text.tokenizer import Tokenizer
 
 HELD_OUT = 0.1  # the end of each text is for measuring
 SEPARATOR = "\n\n"

@@ -26,18 +26,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import ModelConfig, TransformerModel
-from train.batches import Batches
 from train.config import MachineSection, ModelSection, OptimizerSection, Recipe, ScheduleSection
-from train.corpus import Corpus, TokenSource
-from train.data_config import DataSection
+from train.data.batches import Batches
+from train.data.config import DataSection
+from train.data.corpus import Corpus, TokenSource
+from train.data.streams import Stream
+from train.distributed.parallel import place
+from train.distributed.ranks import Ranks
 from train.loop import training_step
 from train.loss import NextTokenLoss
 from train.optimizer import build_optimizers
-from train.placement import place
-from train.prepare import Run
-from train.ranks import Ranks
-from train.run_folder import RunFolder
-from train.streams import Stream
+from train.run.folder import RunFolder
+from train.setup import Run
 
 Steps = Callable[[int], None]  # takes so many steps
 OPTIMIZER = OptimizerSection(lr=1e-3)

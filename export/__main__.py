@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from runtime.command_line import run_to_exit_code
+from runtime.cli.command_line import run_to_exit_code
 
 RAW = argparse.RawDescriptionHelpFormatter
 

@@ -33,7 +33,7 @@ from model import Checkpoint
 from model.files import replacing_folder, write_json, write_text
 from model.parameters import parameter_counts
 from runtime.bundle import MANIFEST, PRECISION_FILES, graph_and_weight_bytes, read_json
-from runtime.tokenizer import load_tokenizer
+from runtime.text.tokenizer import load_tokenizer
 
 # Up to this size the weights lie in the .onnx file itself; above, in a file beside it that is mapped, not parsed.
 EMBEDDED_BYTES = 16 * 2**20

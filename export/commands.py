@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.comparison.figures import Comparison
 from export.comparison.report import table
+from export.comparison.results import Comparison
 from export.errors import ExportError
 from export.manifest import check_files, describe, read_manifest
 from runtime.bundle import Bundle
-from runtime.tokenizer import Tokenizer
+from runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from export.comparison.reference import Reference

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from export.allocation import smallest_within
 from export.calibration import Calibration
 from export.errors import ExportError
+from export.mixed_precision import smallest_within
 from export.weight_formats import Blockwise, DynamicInt8, Float, Mixed, WeightFormat
 from model import ModelConfig
 from runtime.bundle import INT8_CACHE, PRECISION_FILES

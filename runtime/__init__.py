@@ -9,29 +9,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runtime.batching import Request, generate_batch
     from runtime.bundle import Bundle
     from runtime.chat_session import ChatSession
-    from runtime.chunk import Chunk, Generation
-    from runtime.generate import generate_step
+    from runtime.engine.prompt_cache import PromptCache
+    from runtime.engine.session import DecoderSession
+    from runtime.generation.batching import Request, generate_batch
+    from runtime.generation.chunk import Chunk, Generation
+    from runtime.generation.generate import generate_step
     from runtime.language_model import LanguageModel
-    from runtime.prompt_cache import PromptCache
-    from runtime.sampling_options import SamplingOptions
-    from runtime.session import DecoderSession
+    from runtime.sampling.options import SamplingOptions
 
 # Loaded on first use: `python -m runtime --help` must not wait for onnxruntime.
 _HOMES = {
     "Bundle": "runtime.bundle",
     "ChatSession": "runtime.chat_session",
-    "Chunk": "runtime.chunk",
-    "DecoderSession": "runtime.session",
-    "Generation": "runtime.chunk",
+    "Chunk": "runtime.generation.chunk",
+    "DecoderSession": "runtime.engine.session",
+    "Generation": "runtime.generation.chunk",
     "LanguageModel": "runtime.language_model",
-    "PromptCache": "runtime.prompt_cache",
-    "Request": "runtime.batching",
-    "SamplingOptions": "runtime.sampling_options",
-    "generate_batch": "runtime.batching",
-    "generate_step": "runtime.generate",
+    "PromptCache": "runtime.engine.prompt_cache",
+    "Request": "runtime.generation.batching",
+    "SamplingOptions": "runtime.sampling.options",
+    "generate_batch": "runtime.generation.batching",
+    "generate_step": "runtime.generation.generate",
 }
 
 __all__ = [

@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from runtime.command_line import run_to_exit_code
-from runtime.sampling_arguments import add_sampling_arguments
+from runtime.cli.command_line import run_to_exit_code
+from runtime.cli.sampling_arguments import add_sampling_arguments
 
 RAW = argparse.RawDescriptionHelpFormatter
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_args(arguments)
 
     def command() -> None:
-        from runtime import commands  # onnxruntime is loaded here: --help must not wait for it
+        from runtime.cli import commands  # onnxruntime is loaded here: --help must not wait for it
 
         getattr(commands, args.command)(args)
 

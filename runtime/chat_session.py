@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from typing import Literal, get_args
 
-from runtime.chat_template import Message
-from runtime.chunk import Chunk
 from runtime.errors import OptionError, PromptError
-from runtime.generate import DEFAULT_MAX_NEW_TOKENS
+from runtime.generation.chunk import Chunk
+from runtime.generation.generate import DEFAULT_MAX_NEW_TOKENS
+from runtime.generation.text_stream import IsCancelled, TextStream
 from runtime.language_model import LanguageModel
-from runtime.sampling_options import SamplingOptions
-from runtime.text_stream import IsCancelled, TextStream
+from runtime.sampling.options import SamplingOptions
+from runtime.text.chat_template import Message
 
 ContextPolicy = Literal["error", "drop_oldest"]
 CONTEXT_POLICIES: tuple[ContextPolicy, ...] = get_args(ContextPolicy)

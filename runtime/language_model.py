@@ -7,22 +7,22 @@ from functools import cached_property
 from pathlib import Path
 
 from runtime.bundle import Bundle
-from runtime.chat_template import ChatTemplate, Message
-from runtime.chunk import Chunk, Generation, collect
-from runtime.constraint import GrammarVocabulary
-from runtime.continuation import Continuation
+from runtime.engine.fair_lock import FairLock
+from runtime.engine.kv_cache import KVCache
+from runtime.engine.prompt_cache import PromptCache
+from runtime.engine.session import DecoderSession
 from runtime.errors import OptionError, PromptError
-from runtime.fair_lock import FairLock
-from runtime.generate import generate_step
-from runtime.kv_cache import KVCache
-from runtime.logits_processors import LogitsProcessor
-from runtime.prompt_cache import PromptCache
-from runtime.sampling_options import SamplingOptions
-from runtime.scoring import TextScore, text_logprobs
-from runtime.session import DecoderSession
-from runtime.speculation import check_prompt_lookup
-from runtime.text_stream import IsCancelled, TextStream
-from runtime.tokenizer import Tokenizer
+from runtime.generation.chunk import Chunk, Generation, collect
+from runtime.generation.continuation import Continuation
+from runtime.generation.generate import generate_step
+from runtime.generation.speculation import check_prompt_lookup
+from runtime.generation.text_stream import IsCancelled, TextStream
+from runtime.sampling.constraint import GrammarVocabulary
+from runtime.sampling.logits_processors import LogitsProcessor
+from runtime.sampling.logprobs import TextScore, text_logprobs
+from runtime.sampling.options import SamplingOptions
+from runtime.text.chat_template import ChatTemplate, Message
+from runtime.text.tokenizer import Tokenizer
 
 SCORED_AT_ONCE = 128  # tokens: their logits take 25 MB at a vocabulary of 49,152
 

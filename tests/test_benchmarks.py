@@ -64,7 +64,7 @@ def test_prompt_lookup_is_measured_on_passages_that_were_not_learned(tiny_bundle
     pytest.importorskip("torch")
     from benchmarks import copying
     from runtime import Bundle, DecoderSession
-    from runtime.tokenizer import Tokenizer
+    from runtime.text.tokenizer import Tokenizer
 
     words = "the mouse saw a cat and the cat saw the mouse under the old tree".split()
     for make in (copying.short_passages, copying.long_passages):

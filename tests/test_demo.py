@@ -19,8 +19,8 @@ def demo(tmp_path_factory):
     from model import Checkpoint
     from train.config import read_recipe
     from train.loop import train
-    from train.prepare import start_run
-    from train.run_folder import RunFolder
+    from train.run.folder import RunFolder
+    from train.setup import start_run
 
     folder = tmp_path_factory.mktemp("demo")
     run = start_run(read_recipe("stories-tiny"), RunFolder(folder / "run"))
@@ -73,7 +73,7 @@ def onnx(bundle, precision):
 
 @pytest.mark.slow
 def test_the_demo_learns_the_stories_and_int8_tells_them_as_well(demo):
-    from train.stories import parses
+    from train.data.stories import parses
 
     run, outcome, bundle = demo
     assert outcome["entropy_ratio"] < 1.05

@@ -11,8 +11,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from train.data_config import DataSection, TokenizerSection
-    from train.prepare import Run
+    from train.data.config import DataSection, TokenizerSection
+    from train.setup import Run
 
 INTERRUPTED = 128 + signal.SIGINT  # what a shell says of a process that a signal ended
 
@@ -20,8 +20,8 @@ INTERRUPTED = 128 + signal.SIGINT  # what a shell says of a process that a signa
 def run(arguments: Namespace) -> int:
     """Train from a recipe."""
     from train.config import read_recipe
-    from train.prepare import start_run
-    from train.run_folder import RunFolder
+    from train.run.folder import RunFolder
+    from train.setup import start_run
 
     recipe = read_recipe(arguments.recipe, arguments.set)
     return _train(start_run(recipe, RunFolder(arguments.out), overwrite=arguments.overwrite), arguments)
@@ -29,8 +29,8 @@ def run(arguments: Namespace) -> int:
 
 def resume(arguments: Namespace) -> int:
     """Go on with a run that was stopped."""
-    from train.prepare import resume_run
-    from train.run_folder import RunFolder
+    from train.run.folder import RunFolder
+    from train.setup import resume_run
 
     return _train(resume_run(RunFolder(arguments.run), arguments.set), arguments)
 
@@ -38,8 +38,8 @@ def resume(arguments: Namespace) -> int:
 def tokenize(arguments: Namespace) -> int:
     """Make token shards of a recipe's sources."""
     from train.config import read_recipe
-    from train.prepare import make_tokenizer
-    from train.shards import TokenFolder
+    from train.data.shards import TokenFolder
+    from train.setup import make_tokenizer
 
     recipe = read_recipe(arguments.recipe, [*arguments.set, f"data.tokens={json.dumps(str(arguments.out))}"])
     folder = TokenFolder(arguments.out)
@@ -57,8 +57,8 @@ def tokenize(arguments: Namespace) -> int:
 
 def tokenizer(arguments: Namespace) -> int:
     """Train a tokenizer."""
-    from train.corpus import tokenizer_texts
-    from train.tokenizer import CorpusTokenizer, train_tokenizer
+    from train.data.corpus import tokenizer_texts
+    from train.data.tokenizer import CorpusTokenizer, train_tokenizer
 
     data, section = _tokenizer_recipe(arguments)
     trained = train_tokenizer(tokenizer_texts(data, arguments.seed), section.vocab_size)
@@ -72,7 +72,7 @@ def tokenizer(arguments: Namespace) -> int:
 def _tokenizer_recipe(arguments: Namespace) -> tuple[DataSection, TokenizerSection]:
     """What the command's arguments say, as sections of a recipe."""
     from train.config import read_recipe
-    from train.data_config import DataSection, SourceSection, TokenizerSection
+    from train.data.config import DataSection, SourceSection, TokenizerSection
 
     section = TokenizerSection(vocab_size=arguments.vocab_size)
     if arguments.source[0].endswith(".toml"):
@@ -83,7 +83,7 @@ def _tokenizer_recipe(arguments: Namespace) -> tuple[DataSection, TokenizerSecti
 
 def plot(arguments: Namespace) -> int:
     """Draw loss curves."""
-    from train.plot import plot_runs
+    from train.run.plot import plot_runs
 
     plot_runs(arguments.runs, arguments.out)
     _say(f"wrote {arguments.out}")
@@ -94,8 +94,8 @@ def plot(arguments: Namespace) -> int:
 
 def stories(arguments: Namespace) -> int:
     """Print stories of the built-in corpus."""
-    from train.stories import stories as all_stories
-    from train.stories import true_entropy
+    from train.data.stories import stories as all_stories
+    from train.data.stories import true_entropy
 
     told = list(islice(all_stories(arguments.seed), arguments.count))
     if arguments.json:
@@ -108,10 +108,10 @@ def stories(arguments: Namespace) -> int:
 def _train(run: Run, arguments: Namespace) -> int:
     """Train, draw the curve, and tell how it went. Rank 0 alone speaks."""
     from model.parameters import parameter_counts
+    from train.distributed.ranks import leave_ranks
     from train.loop import train
-    from train.metrics import read_metrics
-    from train.plot import plot_runs
-    from train.ranks import leave_ranks
+    from train.run.metrics import read_metrics
+    from train.run.plot import plot_runs
 
     folder, first = run.folder, run.ranks.is_first
     parameters = parameter_counts(run.model.config)["total"]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.data_config import DataSection, TokenizerSection
+from train.data.config import DataSection, TokenizerSection
 from train.errors import RecipeError
 from train.errors import require as _check
 

@@ -9,12 +9,12 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from model import TransformerModel
-from train.batches import pad_rows
-from train.corpus import Corpus
-from train.data_config import DOCUMENT
-from train.placement import split_again
-from train.ranks import Ranks
-from train.rows import Rows
+from train.data.batches import pad_rows
+from train.data.config import DOCUMENT
+from train.data.corpus import Corpus
+from train.data.rows import Rows
+from train.distributed.parallel import split_again
+from train.distributed.ranks import Ranks
 
 ROWS_AT_ONCE = 16
 SAMPLE_TOKENS = 160

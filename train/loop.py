@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.batches import IGNORED, Batch
+from train.data.batches import IGNORED, Batch
+from train.distributed.parallel import forward_and_backward, whole
 from train.errors import RunError
 from train.observer import Observer
-from train.placement import forward_and_backward, whole
-from train.prepare import Run
 from train.schedule import lr_factor
+from train.setup import Run
 from train.signals import noting_signals
 from train.throughput import flops_per_token, peak_flops, peak_memory_bytes
 

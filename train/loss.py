@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from model import TransformerModel
-from train.batches import IGNORED
+from train.data.batches import IGNORED
 
 # What the logits of a chunk may take where nothing else was asked for, in bytes of float32.
 CHUNK_BYTES = 64 * 2**20

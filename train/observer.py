@@ -9,10 +9,10 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from train.distributed.parallel import autocast, whole_model
 from train.evaluate import bits_per_byte, count_bytes, held_out_loss, sample_text
-from train.metrics import MetricsWriter
-from train.placement import autocast, whole_model
-from train.prepare import Run
+from train.run.metrics import MetricsWriter
+from train.setup import Run
 
 
 class Observer:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from export.comparison.probe import GraphProbe
+from export.probe import GraphProbe
 from runtime import contract
-from runtime.session import DecoderSession
+from runtime.engine.session import DecoderSession
 
 # Sizes of chunks that are no multiples of a kernel's width, and no divisors of one another.
 CHUNK_TOKENS = 7

@@ -10,17 +10,17 @@ import numpy as np
 from tqdm import tqdm
 
 from export.comparison.details import measure_details
-from export.comparison.figures import QUANTILES, Comparison, Details, PrecisionFigures, ReferenceFigures
 from export.comparison.greedy import Continuation
 from export.comparison.reference import Reference, SessionReference
+from export.comparison.results import QUANTILES, Comparison, Details, PrecisionFigures, ReferenceFigures
 from export.errors import ExportError
-from runtime.bench import bench
 from runtime.bundle import Bundle
-from runtime.evaluate import Divergence, Prediction, mean_interval, windows
-from runtime.generate import generate_step
-from runtime.sampling import make_sampler
-from runtime.sampling_options import SamplingOptions
-from runtime.session import DecoderSession
+from runtime.engine.session import DecoderSession
+from runtime.evaluation.bench import bench
+from runtime.evaluation.evaluate import Divergence, Prediction, mean_interval, windows
+from runtime.generation.generate import generate_step
+from runtime.sampling.options import SamplingOptions
+from runtime.sampling.sampler import make_sampler
 
 DEFAULT_WINDOW = 512
 SAMPLED_TOKENS = 512

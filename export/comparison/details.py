@@ -8,11 +8,11 @@ import numpy as np
 
 from export.comparison.cache_paths import cache_path_differences
 from export.comparison.drift import Drift
-from export.comparison.figures import Details
 from export.comparison.footprint import measure_footprint
-from export.comparison.probe import GraphProbe, residual_names
+from export.comparison.results import Details
+from export.probe import GraphProbe, residual_names
 from runtime.bundle import Bundle
-from runtime.session import DecoderSession
+from runtime.engine.session import DecoderSession
 
 
 def measure_details(

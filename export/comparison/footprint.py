@@ -17,8 +17,8 @@ from pathlib import Path
 
 from export.errors import ExportError
 from runtime.bundle import Bundle
-from runtime.generate import generate_step
-from runtime.session import DecoderSession
+from runtime.engine.session import DecoderSession
+from runtime.generation.generate import generate_step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROC_STATUS = Path("/proc/self/status")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from export.comparison.reference import Reference
-from runtime.generate import generate_step
-from runtime.session import DecoderSession
+from runtime.engine.session import DecoderSession
+from runtime.generation.generate import generate_step
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
-from export.comparison.probe import GraphProbe, residual_names
-from runtime.generate import generate_step
-from runtime.session import DecoderSession
+from export.probe import GraphProbe, residual_names
+from runtime.engine.session import DecoderSession
+from runtime.generation.generate import generate_step
 
 
 class Reference(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from export.comparison.figures import Comparison, PrecisionFigures
+from export.comparison.results import Comparison, PrecisionFigures
 
 HEADER = ("precision", "MB", "int8", "KL nats", "top-1", "perplexity", "greedy", "prefill", "decode")
 LEGEND = (

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from string import Template
 
-from export.comparison.figures import QUANTILES, Comparison, PrecisionFigures
 from export.comparison.report import change_text
+from export.comparison.results import QUANTILES, Comparison, PrecisionFigures
 from export.comparison.svg import Bar, Line, bars, dots, lines, whiskers
 from runtime.bundle import Bundle
-from runtime.tokenizer import Tokenizer
+from runtime.text.tokenizer import Tokenizer
 
 COLOURS = {"fp32": "#6b7280", "fp16": "#0d9488", "int8": "#2563eb", "q8": "#d97706", "q4": "#dc2626"}
 OTHER_COLOURS = ("#7c3aed", "#059669", "#db2777", "#0891b2")

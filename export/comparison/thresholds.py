@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from export.comparison.figures import Comparison, PrecisionFigures
+from export.comparison.results import Comparison, PrecisionFigures
 from export.errors import ExportError
 
 ALL = "*"

@@ -11,7 +11,7 @@ import pytest
 
 from app.models import Models
 from runtime.bundle import Bundle
-from runtime.session import DecoderSession
+from runtime.engine.session import DecoderSession
 
 TINY_BUNDLE = Path(__file__).parents[1] / "goldens" / "tiny-bundle"
 

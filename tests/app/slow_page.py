@@ -16,7 +16,7 @@ from app.models import Models
 from app.page import build_page
 from app.server import launch
 from runtime.bundle import Bundle
-from runtime.session import DecoderSession
+from runtime.engine.session import DecoderSession
 
 
 def main(bundle_folder: str, port: str, folder: Path) -> None:

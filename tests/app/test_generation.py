@@ -14,7 +14,7 @@ from app.generation import Progress, Request, stream
 from app.models import Models
 from runtime.bundle import Bundle
 from runtime.errors import OptionError, PromptError
-from runtime.sampling_options import SamplingOptions
+from runtime.sampling.options import SamplingOptions
 
 REQUEST = Request("The mouse", "int8", SamplingOptions(seed=1, max_new_tokens=20))
 

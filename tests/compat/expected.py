@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from runtime.bundle import PRECISION_FILES, Bundle
-from runtime.session import DecoderSession
+from runtime.engine.session import DecoderSession
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from export.comparison.report import table
 from export.comparison.torch_reference import TorchReference
 from model import load_checkpoint
 from runtime import Bundle
-from runtime.evaluate import Divergence, Prediction, windows
-from runtime.tokenizer import Tokenizer
+from runtime.evaluation.evaluate import Divergence, Prediction, windows
+from runtime.text.tokenizer import Tokenizer
 
 
 def test_windows_predict_every_token_but_the_first_exactly_once():

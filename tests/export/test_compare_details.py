@@ -17,15 +17,15 @@ from export.__main__ import main
 from export.bundle import export_bundle
 from export.comparison.compare import compare
 from export.comparison.drift import Drift
-from export.comparison.probe import residual_names
 from export.comparison.report_html import html_report
 from export.comparison.thresholds import DEFAULT_LIMITS, OPTIONS, Limits, parse_limits, shortfalls
 from export.comparison.torch_reference import TorchReference
 from export.errors import ExportError
 from export.precisions import parse_precisions
+from export.probe import residual_names
 from model import Checkpoint, load_checkpoint
 from runtime import Bundle
-from runtime.evaluate import mean_interval
+from runtime.evaluation.evaluate import mean_interval
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STORY = "Once upon a time there was a cat. The cat sat on a mat, and looked at the moon. " * 12

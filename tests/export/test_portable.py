@@ -21,7 +21,7 @@ from export.weight_formats import DynamicInt8
 from model import Checkpoint
 from runtime import LanguageModel, SamplingOptions
 from runtime.bundle import Bundle
-from runtime.session import DecoderSession
+from runtime.engine.session import DecoderSession
 from tests.export.graphs import BASE, CHANGES, Graph, make_checkpoint, relative_difference
 from tests.goldens.make_tiny_bundle import VOCAB_SIZE, make_tokenizer
 

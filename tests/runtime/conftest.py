@@ -14,8 +14,8 @@ import pytest
 
 from runtime import LanguageModel
 from runtime.__main__ import main
-from runtime.session import DecoderSession
-from runtime.tokenizer import Tokenizer
+from runtime.engine.session import DecoderSession
+from runtime.text.tokenizer import Tokenizer
 from tests.runtime.files import edit_json
 
 

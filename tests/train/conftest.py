@@ -3,8 +3,8 @@
 import pytest
 
 from train.config import Recipe
-from train.prepare import start_run
-from train.run_folder import RunFolder
+from train.run.folder import RunFolder
+from train.setup import start_run
 
 TINY_SHAPE = {
     "vocab_size": 512,

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from model import ModelConfig, TransformerModel
-from train.batches import IGNORED
 from train.config import MachineSection, OptimizerSection, ScheduleSection
+from train.data.batches import IGNORED
+from train.distributed.parallel import place
+from train.distributed.ranks import Ranks
 from train.loop import training_step
 from train.loss import NextTokenLoss
 from train.optimizer import build_optimizers, decay_groups
-from train.placement import place
-from train.ranks import Ranks
 from train.schedule import lr_factor
 
 SCHEDULE = ScheduleSection(steps=100, warmup_steps=10, decay_steps=30)

@@ -1,0 +1,172 @@
+"""What `python -m runtime` does, one function a command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from runtime.bundle import Bundle
+from runtime.chat_session import ChatSession
+from runtime.cli.batch_file import read_lines, run_lines
+from runtime.cli.chat_console import ChatConsole
+from runtime.cli.progress import ProgressBar
+from runtime.cli.sampling_arguments import sampling_options
+from runtime.engine.session import DecoderSession
+from runtime.errors import PromptError
+from runtime.evaluation.bench_sweep import Sweep
+from runtime.evaluation.bench_sweep import table as bench_table
+from runtime.evaluation.perplexity import measure_perplexity
+from runtime.generation.chunk import Generation, collect
+from runtime.language_model import LanguageModel
+from runtime.text.tokenizer import Tokenizer
+
+DEFAULT_BENCH_PROMPT_TOKENS, DEFAULT_BENCH_NEW_TOKENS = 512, 64
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Continue a text: as it comes on stdout, or as one JSON object."""
+    sampling = sampling_options(args)
+    model = _load_for_texts(args)
+    prompt = _read_prompt(args.prompt)
+    prompt_ids = model.tokenizer.encode_prompt(prompt)
+    stream = model.stream(prompt_ids, sampling)
+    if args.json:
+        result = collect(stream, prompt_tokens=len(prompt_ids))
+        print(json.dumps(_generation_to_dict(prompt, result, model.tokenizer), ensure_ascii=False))
+        return
+    print(prompt, end="", flush=True)
+    result = Generation()
+    for chunk in stream:
+        result.add(chunk)
+        print(chunk.text, end="", flush=True)
+    print(flush=True)
+    if result.logprobs:
+        print(_logprobs_table(result, model.tokenizer), file=sys.stderr)
+    is_constrained = sampling.json_schema is not None or sampling.regex is not None
+    if is_constrained and result.finish_reason == "length":
+        print("[cut: the text is not complete; allow more with --max-new-tokens]", file=sys.stderr)
+
+
+def chat(args: argparse.Namespace) -> None:
+    """A conversation on the terminal; each question is prefilled alone, on top of what was said before."""
+    sampling = sampling_options(args)
+    session = ChatSession(_load_for_texts(args), system=args.system, context_policy=args.context_policy)
+    ChatConsole(session, sampling, args.system).run()
+
+
+def bench(args: argparse.Namespace) -> None:
+    """A row for each combination asked for, as a table or as JSON."""
+    bundle = Bundle.open(args.bundle, revision=args.revision)
+    context = bundle.shape.max_position_embeddings
+    sweep = Sweep(
+        bundle,
+        precisions=[args.precision] if args.precision else list(bundle.precisions),
+        threads=args.threads or [None],
+        prompt_tokens=args.prompt_tokens or [min(DEFAULT_BENCH_PROMPT_TOKENS, context // 2)],
+        new_tokens=args.new_tokens or [min(DEFAULT_BENCH_NEW_TOKENS, context // 4)],
+        depths=args.depth,
+        repeats=args.repeats,
+    )
+    rows = []
+    with ProgressBar("rows") as bar:
+        bar.show(0, len(sweep))
+        for row in sweep.rows():
+            rows.append(row)
+            bar.show(len(rows), len(sweep))
+    print(json.dumps([row.to_dict() for row in rows]) if args.json else bench_table(rows, markdown=args.markdown))
+
+
+def perplexity(args: argparse.Namespace) -> None:
+    """How well a precision predicts a text file."""
+    bundle = Bundle.open(args.bundle, revision=args.revision)
+    token_ids = Tokenizer(bundle).encode(_read_file(args.text))[: args.max_tokens]
+    session = DecoderSession(bundle, args.precision or bundle.default_precision, threads=args.threads)
+    against = DecoderSession(bundle, args.against, threads=args.threads, spin=False) if args.against else None
+    with ProgressBar("windows") as bar:
+        result = measure_perplexity(
+            session, token_ids, window=args.window, stride=args.stride, against=against, on_window=bar.show
+        )
+    print(json.dumps(result.to_dict()) if args.json else result)
+
+
+def batch(args: argparse.Namespace) -> None:
+    """A file of prompts: JSON lines in, JSON lines out, in order."""
+    sampling = sampling_options(args)
+    lines = read_lines(_read_file(args.prompts).splitlines())
+    results = run_lines(_load(args), lines, sampling, batch_size=args.batch_size)
+    with ProgressBar("prompts") as bar:
+        for done, result in enumerate(results, start=1):
+            print(json.dumps(result, ensure_ascii=False), flush=True)
+            bar.show(done, len(lines))
+
+
+def _load(args: argparse.Namespace, **options: Any) -> LanguageModel:
+    return LanguageModel.load(
+        args.bundle, precision=args.precision, threads=args.threads, revision=args.revision, **options
+    )
+
+
+def _load_for_texts(args: argparse.Namespace) -> LanguageModel:
+    return _load(args, prefill_precision=args.prefill_precision, prompt_lookup=args.prompt_lookup, steady=args.steady)
+
+
+def _read_prompt(prompt: str) -> str:
+    if prompt != "-":
+        return prompt
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PromptError(f"stdin is not UTF-8 text: {error}") from None
+
+
+def _read_file(path: str) -> str:
+    """A text file, or stdin for `-`."""
+    if path == "-":
+        return _read_prompt(path)
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise PromptError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{path} is not UTF-8 text: {error}") from None
+
+
+def _generation_to_dict(prompt: str, result: Generation, tokenizer: Tokenizer) -> dict[str, Any]:
+    logprobs = {"logprobs": _logprobs_to_list(result, tokenizer)} if result.logprobs else {}
+    return {
+        "text": prompt + result.text,
+        "completion": result.text,
+        "token_ids": result.token_ids,
+        "finish_reason": result.finish_reason,
+        "prompt_tokens": result.prompt_tokens,
+        "new_tokens": result.new_tokens,
+        "time_to_first_token_seconds": result.time_to_first_token_seconds,
+        "prefill_tokens_per_second": result.prefill_tokens_per_second,
+        "decode_tokens_per_second": result.decode_tokens_per_second,
+        **logprobs,
+    }
+
+
+def _logprobs_to_list(result: Generation, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    def described(token_id: int, logprob: float) -> dict[str, Any]:
+        return {"token_id": token_id, "text": tokenizer.decode([token_id]), "logprob": logprob}
+
+    drawn = zip(result.token_ids, result.logprobs, result.top_logprobs, strict=True)
+    return [
+        described(token_id, logprob) | {"top": [described(*other) for other in top]} for token_id, logprob, top in drawn
+    ]
+
+
+def _logprobs_table(result: Generation, tokenizer: Tokenizer) -> str:
+    """A line for each token: itself, then the likeliest in its place."""
+
+    def described(entry: dict[str, Any]) -> str:
+        return f"{json.dumps(entry['text'], ensure_ascii=False)} {entry['logprob']:.3f}"
+
+    return "\n".join(
+        "  ".join([described(entry), *("| " + described(other) for other in entry["top"])])
+        for entry in _logprobs_to_list(result, tokenizer)
+    )

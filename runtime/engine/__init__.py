@@ -1,0 +1,1 @@
+"""From token ids and a cache to logits: sessions over onnxruntime, KV caches, the scheduler."""

@@ -1,0 +1,105 @@
+"""What a generation gives: chunks as they come, and all of them together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from runtime.sampling.logprobs import TokenLogprob
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a stream. The last one has a finish reason, and may have no token.
+
+    Attributes:
+        text: new text; empty while a character or a possible stop string is unfinished.
+        token_id: the token that was drawn; None in a last chunk that only flushes text.
+        finish_reason: on the last chunk: "stop" (a stop token or string, or a complete constrained text), "length"
+            (max_new_tokens, or the context is full) or "cancelled".
+        logprob: of the token, in nats, as the model gave it; None where SamplingOptions.top_logprobs is None.
+        top_logprobs: the likeliest tokens in its place, in descending order.
+    """
+
+    text: str
+    token_id: int | None = None
+    finish_reason: FinishReason | None = None
+    logprob: float | None = None
+    top_logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass
+class Generation:
+    """A generation and what it cost.
+
+    Attributes:
+        text: the new text, without the prompt.
+        token_ids: the new tokens, without the one that stopped it.
+        finish_reason: see Chunk.
+        prompt_tokens: how many the prompt had.
+        cached_tokens: of these, the first ones that an earlier prompt had computed.
+        time_to_first_token_seconds: from the call to the first token: the prefill.
+        decode_seconds: from the first token to the last.
+        logprobs: of each new token; empty where they were not asked for, as is top_logprobs.
+        top_logprobs: of each new token, the likeliest ones in its place.
+    """
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: FinishReason = "length"
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    time_to_first_token_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[tuple[TokenLogprob, ...]] = field(default_factory=list)
+
+    @property
+    def new_tokens(self) -> int:
+        """How many tokens were generated."""
+        return len(self.token_ids)
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """Prompt tokens that had to be computed over the time to the first token."""
+        return _rate(self.prompt_tokens - self.cached_tokens, self.time_to_first_token_seconds)
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        """Tokens after the first over the time that they took; 0 with fewer than two."""
+        return _rate(self.new_tokens - 1, self.decode_seconds)
+
+    def add(self, chunk: Chunk) -> None:
+        """Take in a chunk; the times are the caller's to tell."""
+        self.text += chunk.text
+        if chunk.token_id is not None:
+            self.token_ids.append(chunk.token_id)
+        if chunk.logprob is not None:
+            self.logprobs.append(chunk.logprob)
+            self.top_logprobs.append(chunk.top_logprobs)
+        if chunk.finish_reason is not None:
+            self.finish_reason = chunk.finish_reason
+
+
+def collect(chunks: Iterator[Chunk], *, prompt_tokens: int, cached_tokens: int = 0) -> Generation:
+    """Run a stream to its end and time it."""
+    result = Generation(prompt_tokens=prompt_tokens, cached_tokens=cached_tokens)
+    started = time.perf_counter()
+    first = last = None
+    for chunk in chunks:
+        if chunk.token_id is not None:
+            last = time.perf_counter()
+            first = first or last
+        result.add(chunk)
+    if first is not None and last is not None:
+        result.time_to_first_token_seconds = first - started
+        result.decode_seconds = last - first
+    return result
+
+
+def _rate(tokens: int, seconds: float) -> float:
+    return tokens / seconds if seconds > 0 and tokens > 0 else 0.0

@@ -1,0 +1,151 @@
+"""Constrained output: a JSON schema or a regular expression decides which tokens may come next.
+
+The work is llguidance's (an optional extra): it compiles the grammar and tells in microseconds which tokens of the
+vocabulary keep the text within it. Here it becomes a logits processor.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runtime.errors import ConstraintError, MissingDependencyError
+from runtime.sampling.options import SamplingOptions
+from runtime.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+SILENT = 0
+# As json.dumps writes it. With free white space, a small model may write nothing else until it is cut off.
+LAYOUT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+END = "<|end of the constrained text|>"
+
+
+class GrammarVocabulary:
+    """A model's tokens, as llguidance wants them: made once a model (0.3 s for 49,152 tokens), used by every grammar.
+
+    Args:
+        tokenizer: of the bundle.
+        vocab_size: the number of logits.
+
+    Raises:
+        MissingDependencyError: llguidance is not installed.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        try:
+            from llguidance import LLTokenizer
+        except ImportError:
+            raise MissingDependencyError("json_schema and regex need llguidance: pip install llguidance") from None
+        self.vocab_size = vocab_size
+        # The end of a text is a token of its own, which is never drawn: stop tokens may differ from call to call.
+        tokenizer_json, self.end_token_id = tokenizer.with_another_token(END)
+        self.size = max(vocab_size, self.end_token_id + 1)
+        self.tokens: LLTokenizer = LLTokenizer(tokenizer_json, n_vocab=self.size, eos_token=[self.end_token_id])
+
+
+class Constraint:
+    """A grammar, and how far a text has got in it.
+
+    Args:
+        vocabulary: of the model.
+        options: json_schema or regex is given.
+        prompt_tokens: how many of the ids given to `process` are the prompt, which the grammar does not cover.
+        stop_token_ids: may be drawn where the text is complete, and nowhere else.
+
+    Raises:
+        ConstraintError: the grammar is not valid or not supported, or no text satisfies it.
+    """
+
+    def __init__(
+        self,
+        vocabulary: GrammarVocabulary,
+        options: SamplingOptions,
+        *,
+        prompt_tokens: int,
+        stop_token_ids: Collection[int],
+    ) -> None:
+        from llguidance import LLMatcher
+
+        self._vocabulary = vocabulary
+        self._prompt_tokens = prompt_tokens
+        self._stop_ids = np.fromiter(stop_token_ids, np.int64, len(stop_token_ids))
+        self._what = "json_schema" if options.json_schema is not None else "regex"
+        self._matcher: LLMatcher = LLMatcher(vocabulary.tokens, _grammar(options), log_level=SILENT)
+        self._check()
+        self._taken: list[int] = []
+        self._bits = np.zeros(-(-vocabulary.size // 32), np.int32)
+        allowed, is_complete = self._allowed()
+        if self._matcher.is_error() or not (is_complete or allowed.any()):
+            raise ConstraintError(f"no text satisfies the {self._what}")
+
+    def process(self, token_ids: Sequence[int], logits: np.ndarray) -> np.ndarray:
+        """Forbid every token that would leave the grammar: a logits processor.
+
+        Raises:
+            ConstraintError: the grammar turns out to be too complex.
+        """
+        self.follow(token_ids[self._prompt_tokens :])
+        allowed, is_complete = self._allowed()
+        self._check()
+        allowed[self._stop_ids] = is_complete
+        processed: np.ndarray = np.where(allowed, logits, np.float32(-np.inf))
+        return processed
+
+    def follow(self, token_ids: Sequence[int]) -> None:
+        """Take the text to be that of these new tokens: go on from the last call, or back to where they part."""
+        shared = len(self._taken)
+        if list(token_ids[:shared]) != self._taken:
+            shared = next(place for place, taken in enumerate(self._taken) if taken != [*token_ids, -1][place])
+            self._matcher.rollback(len(self._taken) - shared)
+        self._matcher.consume_tokens(list(token_ids[shared:]))
+        self._taken = list(token_ids)
+        self._check()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the text is complete and nothing can be added."""
+        return bool(self._matcher.is_stopped())
+
+    def _allowed(self) -> tuple[np.ndarray, bool]:
+        """bool [vocab_size]: the tokens that may come next; and whether the text may end here."""
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        bits = np.unpackbits(self._bits.view(np.uint8), bitorder="little").view(bool)
+        is_complete, bits[self._vocabulary.end_token_id] = bool(bits[self._vocabulary.end_token_id]), False
+        return bits[: self._vocabulary.vocab_size], is_complete
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise ConstraintError(f"{self._what}: {_reason(self._matcher.get_error())}")
+
+
+def parse_schema(schema: Any) -> Any:
+    """A JSON schema from its text, or as it is. Raises ConstraintError where the text is no JSON."""
+    if not isinstance(schema, str):
+        return schema
+    try:
+        return json.loads(schema)
+    except (ValueError, RecursionError) as error:
+        raise ConstraintError(f"json_schema is not JSON: {error}") from None
+
+
+def _grammar(options: SamplingOptions) -> str:
+    from llguidance import LLMatcher
+
+    if options.regex is not None:
+        return str(LLMatcher.grammar_from_regex(options.regex))
+    try:
+        schema = parse_schema(options.json_schema)
+        text = json.dumps({"allOf": [schema]} if isinstance(schema, bool) else schema)
+        return str(LLMatcher.grammar_from_json_schema(text, defaults=LAYOUT))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConstraintError(f"json_schema: {error}") from None
+
+
+def _reason(message: str) -> str:
+    """The part of llguidance's message that is about the grammar, without the state of its parser."""
+    return " ".join(message.split("<state>", maxsplit=1)[0].split())

@@ -1,0 +1,101 @@
+"""Text to ids and back, as other programs do it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from runtime import Bundle
+from runtime.errors import BundleError, PromptError
+from runtime.text.tokenizer import Tokenizer
+from tests.runtime.files import edit_json
+
+TEXTS = [
+    "Once upon a time",
+    " a leading space",
+    "two  spaces, a tab\t, a\nnew line\r\n",
+    "naïve café, Ωmega, Здравствуй",
+    "日本語のテキスト",
+    "emoji 😀👩‍👩‍👧 and a flag 🇩🇪",
+    "zero\0byte and \ufffd",
+    "trailing   ",
+    "123 + 4.5e-6 = ?",
+    "<s>in the text</s>",
+    "x" * 300,
+]
+
+
+def test_twelve_texts_have_the_ids_that_three_programs_give_them(shared_data, tokenizers):
+    cases = json.loads((shared_data / "reference" / "tokenization_cases.json").read_text())["cases"]
+    tokenizer = tokenizers("smollm2")
+    assert len(cases) == 12
+    for case in cases:
+        assert tokenizer.encode(case["text"], add_special_tokens=False) == case["ids"], case["text"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize(("name", "folder"), [("stories260k", "stories260k"), ("smollm2", "smollm2-tokenizer")])
+def test_ids_are_those_of_transformers(name, folder, text, shared_data, tokenizers):
+    transformers = pytest.importorskip("transformers")
+    oracle = transformers.AutoTokenizer.from_pretrained(shared_data / folder)
+    assert tokenizers(name).encode(text) == oracle(text)["input_ids"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("name", ["tiny", "stories260k", "smollm2"])
+def test_decoding_gives_the_text_back(name, text, tokenizers):
+    tokenizer = tokenizers(name)
+    # In a SentencePiece text `<s>` is the special token itself, which decoding leaves out.
+    expected = text.replace("<s>", "").replace("</s>", "") if name == "stories260k" else text
+    assert tokenizer.decode(tokenizer.encode(text)).strip(" ") == expected.strip(" ")
+
+
+def test_an_empty_text_is_the_bos_token(tiny_bundle, tokenizers):
+    assert tokenizers("tiny").encode("") == [0]
+    assert tokenizers("smollm2").encode("") == [0]
+    assert tokenizers("smollm2").encode("", add_special_tokens=False) == []
+
+
+def test_an_empty_text_without_a_bos_token_is_refused(broken_bundle):
+    for name in ("config.json", "generation_config.json"):
+        edit_json(broken_bundle / name, bos_token_id=None)
+    edit_json(broken_bundle / "tokenizer.json", post_processor=None)
+    with pytest.raises(PromptError, match=r"empty.*no BOS"):
+        Tokenizer(Bundle.open(broken_bundle)).encode("")
+
+
+@pytest.mark.parametrize(("text", "place"), [("\ud800", 0), ("half \udc00 a pair", 5), ("a\udcff", 1)])
+def test_half_of_a_surrogate_pair_is_refused_with_its_place(text, place, tokenizers):
+    with pytest.raises(PromptError, match=rf"not valid Unicode.* at character {place}$"):
+        tokenizers("tiny").encode(text)
+
+
+def test_the_tokens_that_decoding_leaves_out_are_the_silent_ones(tokenizers):
+    tokenizer = tokenizers("tiny")
+    silent = [token_id for token_id in range(330) if tokenizer.is_silent(token_id)]
+    assert silent == [0, 1, 2, *range(320, 330)]
+    assert tokenizer.decode(silent) == ""
+
+
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [
+        (None, "has no tokenizer.json"),
+        ("", "cannot be read"),
+        ("{}", "cannot be read"),
+        ('{"version": "1.0", "model": {"type": "BPE"', "cannot be read"),
+        ("\ufffd\0", "cannot be read"),
+    ],
+)
+def test_a_tokenizer_that_is_absent_or_corrupt_is_a_bundle_error(contents, words, broken_bundle):
+    path = broken_bundle / "tokenizer.json"
+    path.unlink() if contents is None else path.write_text(contents)
+    with pytest.raises(BundleError, match=words):
+        Tokenizer(Bundle.open(broken_bundle))
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_another_models(broken_bundle):
+    edit_json(broken_bundle / "config.json", vocab_size=319)
+    with pytest.raises(BundleError, match=r"320 tokens, the model 319.*another model"):
+        Tokenizer(Bundle.open(broken_bundle))

@@ -1,0 +1,231 @@
+"""What a run survives: signals, a kill at any moment, a cut-off state, a full disk, a loss that is no number."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import load_checkpoint
+from model.errors import ModelError
+from train import commands, loop
+from train.errors import RunError
+from train.loop import train, training_step
+from train.run import state
+from train.run.metrics import read_metrics
+from train.setup import resume_run
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def losses(run):
+    return [line["loss"] for line in read_metrics(run.folder.metrics)]
+
+
+def states(run):
+    return sorted(path.name for path in (run.folder.path / "state").iterdir())
+
+
+def shard(run, step):
+    [path] = (run.folder.path / "state" / f"step-{step:08d}").glob("*.safetensors")
+    return path
+
+
+def break_file(path, kept_bytes):
+    path.write_bytes(path.read_bytes()[:kept_bytes])
+
+
+def take_steps(run, count):
+    for _ in range(count):
+        training_step(run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_exits_with_the_shells_code(tiny_run, monkeypatch, number):
+    from argparse import Namespace
+
+    run = tiny_run()
+    run.save()  # before the first step: that is a state too
+    taken = loop.training_step
+
+    def step_and_signal(run):
+        metrics = taken(run)
+        if run.step == 3:
+            os.kill(os.getpid(), number)
+        return metrics
+
+    monkeypatch.setattr(loop, "training_step", step_and_signal)
+    assert commands.resume(Namespace(run=run.folder.path, set=[], stop_at=None, json=False)) == 128 + number
+    assert states(run) == ["step-00000000", "step-00000003"]
+    assert resume_run(run.folder).step == 3
+
+
+def test_the_last_states_are_kept_and_the_best_model(tiny_run):
+    run = tiny_run(run={"save_every": 4, "keep_last": 3, "evaluate_every": 5}, schedule={"steps": 16})
+    train(run)
+    assert states(run) == ["step-00000008", "step-00000012", "step-00000016"]
+    held_out = {
+        line["step"]: line["held_out_loss"] for line in read_metrics(run.folder.metrics) if "bits_per_byte" in line
+    }
+    assert list(held_out) == [5, 10, 15, 16]
+    assert min(held_out, key=held_out.get) == 16
+    assert (run.folder.best / "model.safetensors").read_bytes() == (
+        run.folder.checkpoint / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_worse_model_does_not_become_the_best(tiny_run, monkeypatch):
+    run = tiny_run(
+        run={"evaluate_every": 1, "save_every": 0}, schedule={"steps": 3, "warmup_steps": 0, "decay_steps": 0}
+    )
+    worse = iter([2.0, 1.0, 3.0])
+    monkeypatch.setattr("train.observer.held_out_loss", lambda *_: next(worse))
+    kept = []
+    monkeypatch.setattr(type(run), "save_model", lambda self, folder: kept.append((self.step, folder.name)))
+    train(run)
+    assert kept == [(1, "best"), (2, "best")]
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 100, 5000])
+def test_a_cut_off_state_gives_way_to_the_one_before(tiny_run, capsys, kept_bytes):
+    undisturbed, run = tiny_run("undisturbed"), tiny_run()
+    train(undisturbed)
+    train(run)
+    break_file(shard(run, 20), kept_bytes)
+    resumed = resume_run(run.folder)
+    warning = capsys.readouterr().err
+    assert "step-00000020 is cut off or broken (shard-" in warning
+    assert "trying the one before" in warning
+    assert resumed.step == 10
+    train(resumed)
+    assert losses(resumed) == losses(undisturbed)
+
+
+def test_a_state_whose_bytes_are_scrambled_gives_way_too(tiny_run, capsys):
+    run = tiny_run()
+    train(run)
+    path = shard(run, 20)
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    assert resume_run(run.folder).step == 10
+    (run.folder.path / "state" / "step-00000010" / "state.json").write_text("{")
+    with pytest.raises(RunError, match=r"^every state in [^\n]* is cut off or broken; the run cannot be resumed$"):
+        resume_run(run.folder)
+
+
+def test_a_state_of_another_model_is_an_error(tiny_run):
+    narrow, wide = tiny_run("narrow"), tiny_run("wide", model={"overrides": {"hidden_size": 64, "vocab_size": 512}})
+    narrow.save()
+    with pytest.raises(RunError, match="is the state of another model"):
+        narrow.folder.states.load(wide.model, wide.optimizers, wide.ranks, data=narrow.corpus.fingerprint())
+
+
+def test_a_full_disk_loses_nothing_saved(tiny_run, monkeypatch):
+    """Every write of a save may be the one that the disk has no room for."""
+    run = tiny_run()
+    take_steps(run, 2)
+    run.save()
+    take_steps(run, 2)
+    before = {path: path.read_bytes() for path in run.folder.path.rglob("*") if path.is_file()}
+
+    def no_room(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    for owner, name in ((state.dcp, "save"), (state, "write_json"), (state, "_flush"), (Path, "replace")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, no_room)
+            with pytest.raises(
+                RunError, match=r"step 4 could not be written: .*No space.*; the state of step 2 stands"
+            ):
+                run.save()
+        assert {path: path.read_bytes() for path in run.folder.path.rglob("*") if path.is_file()} == before
+    run.save()
+    assert resume_run(run.folder).step == 4
+
+
+@pytest.fixture
+def limited_files():
+    """Limits the bytes of every file that is written, as a full disk does: the system itself refuses more."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize(("limit", "complaint"), [(300_000, "the state of step 4 could not be"), (100_000, "File too")])
+def test_a_disk_that_the_system_calls_full_loses_nothing_saved(tiny_run, limited_files, limit, complaint):
+    """A state takes 0.34 MB here, a checkpoint 0.11."""
+    run = tiny_run()
+    take_steps(run, 2)
+    run.save()
+    checkpoint = (run.folder.checkpoint / "model.safetensors").read_bytes()
+    assert len(checkpoint) > 100_000
+    take_steps(run, 2)
+    limited_files(limit)
+    with pytest.raises(ModelError, match=complaint):
+        run.save() if limit > 200_000 else run.save_model(run.folder.checkpoint)
+    assert (run.folder.checkpoint / "model.safetensors").read_bytes() == checkpoint
+    assert states(run) == ["step-00000002"]
+    limited_files(10_000_000)
+    assert resume_run(run.folder).step == 2
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_spares_what_was_saved(tiny_run):
+    run = tiny_run()
+    run.save()
+    with torch.no_grad():
+        run.model.model.norm.weight.fill_(torch.nan)
+    with pytest.raises(RunError, match=r"the loss is nan .* at step 1; lower optimizer\.lr"):
+        train(run)
+    assert torch.isfinite(load_checkpoint(run.folder.checkpoint).lm_head.weight).all()
+
+
+def test_a_loss_that_is_no_number_is_skipped_if_the_recipe_says_so(tiny_run, monkeypatch, capsys):
+    run = tiny_run(optimizer={"on_non_finite": "skip"})
+    gradients = loop._accumulate_gradients
+    monkeypatch.setattr(
+        loop, "_accumulate_gradients", lambda run, *rest: gradients(run, *rest) + (0, torch.inf)[run.step == 2]
+    )
+    before = []
+    take = loop.training_step
+
+    def noting(run):
+        before.append([parameter.detach().clone() for parameter in run.model.parameters()])
+        return take(run)
+
+    monkeypatch.setattr(loop, "training_step", noting)
+    assert train(run)["finished"]
+    lines = read_metrics(run.folder.metrics)
+    assert [line["step"] for line in lines if "skipped" in line] == [3]
+    assert (lines[2]["loss"], lines[2]["grad_norm"]) == (None, None)
+    assert all(torch.equal(one, other) for one, other in zip(before[2], before[3], strict=True))
+    assert "warning: the loss is inf" in capsys.readouterr().err
+
+
+def test_weights_beyond_help_stop_the_run_even_so(tiny_run):
+    run = tiny_run(optimizer={"on_non_finite": "skip"}, schedule={"steps": 100})
+    with torch.no_grad():
+        run.model.model.norm.weight.fill_(torch.nan)
+    with pytest.raises(RunError, match="at step 20, as at the 19 steps before"):
+        train(run)
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_no_bit(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("kill_often.py")), str(tmp_path)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["kills"] == 10
+    assert report["same_weights"]
+    assert report["same_losses"]
+    assert report["leftovers"] == []

@@ -1,0 +1,112 @@
+"""Batches of rows, each a pure function of the step: a resumed run sees what it would have seen.
+
+So does a run on another number of processes: the rows of a step are the same, and each process takes its part of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from train.data.config import ISOLATED, DataSection
+from train.data.corpus import TokenSource
+from train.data.mixture import Mixture, draws_by_weight
+from train.data.rows import Row, Rows
+from train.errors import DataError, RecipeError
+
+IGNORED = -100  # the label that cross_entropy skips
+
+
+class Batch(NamedTuple):
+    """Rows side by side, the shorter ones padded at their end.
+
+    input_ids     int64 [rows, longest row]
+    labels        int64 of the same shape: what follows each input; `IGNORED` where nothing is learned
+    document_ids  int64 of the same shape where no token may attend to another document than its own; else None
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    document_ids: Tensor | None = None
+
+
+class Batches:
+    """Rows of a corpus' sources in a seeded order.
+
+    Args:
+        sources: with their training streams.
+        data: says how they are cut into rows, and how many rows a step takes, in all processes together.
+        seed: decides the order of rows.
+        rank: which of `world_size` processes this is; it takes every `world_size`-th row of a step, from row `rank` on.
+        world_size: how many processes share a step's rows.
+
+    Raises:
+        RecipeError: the processes cannot share the rows evenly.
+        DataError: a source has nothing to learn from.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[TokenSource],
+        data: DataSection,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if data.batch_size % world_size:
+            raise RecipeError(
+                f"{world_size} processes cannot share data.batch_size {data.batch_size} evenly: "
+                f"make it a multiple of {world_size}"
+            )
+        self._rows = [Rows(source.train, data.context, data.rows) for source in sources]
+        for source, rows in zip(sources, self._rows, strict=True):
+            if not len(rows):
+                raise DataError(f"{source.name} has nothing to train on: all of its documents are held out or empty")
+        self._order = Mixture(_counts(self._rows), _draws(sources, self._rows), seed)
+        self._batch_size = data.batch_size
+        self._isolated = data.rows == ISOLATED
+        self._rank, self._world_size = rank, world_size
+
+    def batch(self, step: int) -> Batch:
+        """This process's rows of a step."""
+        first = step * self._batch_size
+        drawn = (self._order[first + row] for row in range(self._rank, self._batch_size, self._world_size))
+        return pad_rows([self._rows[source][row] for source, row in drawn], isolated=self._isolated)
+
+
+def _counts(rows: Sequence[Rows]) -> list[int]:
+    return [len(of_source) for of_source in rows]
+
+
+def _draws(sources: Sequence[TokenSource], rows: Sequence[Rows]) -> list[int]:
+    weights = [source.weight for source in sources if source.weight is not None]
+    if not weights:
+        return _counts(rows)
+    return draws_by_weight(_counts(rows), [source.train_tokens for source in sources], weights)
+
+
+def pad_rows(rows: Sequence[Row], *, isolated: bool = False) -> Batch:
+    """Rows as one batch."""
+    longest = max(row.end - row.begin for row in rows)
+    input_ids = np.zeros((len(rows), longest), np.int64)
+    labels = np.full((len(rows), longest), IGNORED, np.int64)
+    document_ids = np.full((len(rows), longest), -1, np.int64) if isolated else None
+    for number, (stream, begin, end) in enumerate(rows):
+        length = end - begin
+        input_ids[number, :length] = stream.tokens[begin:end]
+        labels[number, :length] = stream.tokens[begin + 1 : end + 1]
+        if stream.learned is not None:
+            labels[number, :length][~stream.learned[begin + 1 : end + 1]] = IGNORED
+        if document_ids is not None:
+            places = np.arange(begin, end)
+            document_ids[number, :length] = np.searchsorted(stream.documents[:, 0], places, side="right")
+    return Batch(
+        torch.from_numpy(input_ids),
+        torch.from_numpy(labels),
+        None if document_ids is None else torch.from_numpy(document_ids),
+    )

@@ -1,0 +1,108 @@
+"""Rows: the pieces of at most `context` predictions into which streams are cut.
+
+There are three ways to cut them:
+
+    packed      a row is the next `context` predictions, whatever documents they belong to; nothing is padded
+    document    a row is one document, so that no token attends to another document's; the shorter rows of a batch are
+                padded
+    isolated    packed, but every token attends to its own document alone, at positions that begin with it
+
+No prediction is lost and none is made twice, but that rows in which nothing is learned are left out, and that in
+`document` rows nothing predicts the first token of a conversation. Knows no torch and no order of rows.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train.data.config import DOCUMENT
+from train.data.streams import Stream
+
+
+class Row(NamedTuple):
+    """The predictions [begin, end) of a stream: its inputs are tokens[begin:end], its labels one further."""
+
+    stream: Stream
+    begin: int
+    end: int
+
+
+class Spans(Protocol):
+    """The (begin, end) of each row of a stream."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, number: int, /) -> Sequence[int]: ...
+
+
+class PackedSpans:
+    """Rows of `context` predictions one after another; the last may be shorter. Takes no memory."""
+
+    def __init__(self, predictions: int, context: int) -> None:
+        self._predictions = predictions
+        self._context = context
+
+    def __len__(self) -> int:
+        return (self._predictions + self._context - 1) // self._context
+
+    def __getitem__(self, number: int) -> tuple[int, int]:
+        begin = number * self._context
+        return begin, min(begin + self._context, self._predictions)
+
+
+class Rows:
+    """All rows of some streams, counted through.
+
+    Args:
+        streams: in order.
+        context: predictions a row, at most.
+        cut: "packed", "document" or "isolated".
+    """
+
+    def __init__(self, streams: Sequence[Stream], context: int, cut: str) -> None:
+        self._streams = streams
+        self._spans = [stream_spans(stream, context, cut) for stream in streams]
+        self._starts = list(accumulate(map(len, self._spans), initial=0))  # one more than there are streams
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, number: int) -> Row:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        place = bisect_right(self._starts, number) - 1
+        begin, end = self._spans[place][number - self._starts[place]]
+        return Row(self._streams[place], int(begin), int(end))
+
+
+def stream_spans(stream: Stream, context: int, cut: str) -> Spans:
+    """The rows of one stream."""
+    if cut == DOCUMENT:
+        spans = _document_spans(stream.documents, context)
+    elif stream.learned is None:
+        return PackedSpans(stream.predictions, context)
+    else:
+        begins = np.arange(0, stream.predictions, context)
+        spans = np.stack([begins, np.minimum(begins + context, stream.predictions)], axis=1)
+    return spans if stream.learned is None else spans[_learned_in(stream.learned, spans) > 0]
+
+
+def _document_spans(documents: NDArray[np.int64], context: int) -> NDArray[np.int64]:
+    """A row a document, and several for one that is longer than the context; int64 [rows, 2]."""
+    begins, ends = documents[:, 0], documents[:, 1]
+    pieces = -(-(ends - begins) // context)
+    whose = np.repeat(np.arange(len(documents)), pieces)
+    number = np.arange(len(whose)) - np.repeat(np.cumsum(pieces) - pieces, pieces)  # of a piece in its document
+    first = begins[whose] + number * context
+    return np.stack([first, np.minimum(first + context, ends[whose])], axis=1)
+
+
+def _learned_in(learned: NDArray[np.bool_], spans: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many labels of each row count."""
+    before = np.concatenate([[0], np.cumsum(learned, dtype=np.int64)])  # learned tokens before each one
+    return before[spans[:, 1] + 1] - before[spans[:, 0] + 1]

@@ -1,0 +1,51 @@
+"""Which documents are held out: a matter of each document alone, by a hash of what it says.
+
+So the same document lies on the same side whatever else there is, in whatever order, and copies of a document never lie
+on both sides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+
+from train.data.sources import Document
+from train.errors import DataError
+
+
+def split_documents(documents: Iterable[Document], share: float) -> Iterator[tuple[Document, bool]]:
+    """Each document, and whether it is held out.
+
+    A text that is alone in its source is cut instead: its end is held out.
+
+    Args:
+        documents: of one source.
+        share: of all documents that is held out, between 0 and 1.
+    """
+    iterator = iter(documents)
+    first = list(islice(iterator, 2))
+    if len(first) == 1:
+        yield from _cut(first[0], share)
+        return
+    for document in chain(first, iterator):
+        yield document, is_held_out(document, share)
+
+
+def is_held_out(document: Document, share: float) -> bool:
+    """Whether the hash of a document, as a fraction of the largest, lies below the share."""
+    said = document if isinstance(document, str) else json.dumps(document, sort_keys=True, ensure_ascii=False)
+    digest = hashlib.blake2b(said.encode(), digest_size=8).digest()
+    return int.from_bytes(digest) < share * 2**64
+
+
+def _cut(document: Document, share: float) -> Iterator[tuple[Document, bool]]:
+    if not isinstance(document, str):
+        raise DataError("a single conversation cannot be cut into what is trained on and what is held out; add more")
+    cut = round(len(document) * (1 - share))
+    parts = document[:cut], document[cut:]
+    if not all(parts):
+        raise DataError("the only document is too short to hold anything out; add more text")
+    yield parts[0], False
+    yield parts[1], True

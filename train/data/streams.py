@@ -1,0 +1,151 @@
+"""Documents as one long row of token ids, from which rows for training are cut.
+
+A stream is `separator document separator document ... separator`: the token begins a document and ends it, so a model
+prompted with it alone starts one, and stops after it. A stream of n tokens makes n - 1 predictions: prediction p is
+that of token p + 1 from token p and what is before it.
+
+Knows no torch, so that the processes that tokenize start fast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from train.data.chat import ChatTemplate, encode_conversation
+from train.data.sources import Document
+from train.errors import DataError
+
+CHARACTERS_AT_ONCE = 1 << 20  # the tokenizers library keeps much more than ids until it has done all it was given
+
+Ids = NDArray[np.uint16] | NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Documents in one row of ids, in memory or mapped from files.
+
+    tokens     uint16 or uint32 [tokens]; a separator first, last, and between documents
+    documents  int64 [documents, 2]: of each, its first prediction and the one after its last. A text's go from the
+               separator before it to the one after it; a conversation's from its first token to its last, for its
+               template says how it begins and ends
+    learned    bool [tokens]: which tokens count where they are predicted; None where all do
+    """
+
+    tokens: Ids
+    documents: NDArray[np.int64]
+    learned: NDArray[np.bool_] | None = None
+
+    @property
+    def predictions(self) -> int:
+        """How many tokens are predicted."""
+        return len(self.tokens) - 1
+
+    @property
+    def learnable(self) -> int:
+        """How many of the predicted tokens count."""
+        return self.predictions if self.learned is None else int(np.count_nonzero(self.learned[1:]))
+
+    def first_documents(self, tokens: int) -> Stream:
+        """The beginning of the stream: its first document, and as many more as fit into so many tokens."""
+        count = max(1, int(np.searchsorted(self.documents[:, 1], tokens - 1, side="right")))
+        if count >= len(self.documents):
+            return self
+        length = int(self.documents[count - 1, 1]) + 1
+        return Stream(
+            self.tokens[:length], self.documents[:count], None if self.learned is None else self.learned[:length]
+        )
+
+    def sha256(self) -> str:
+        """A hash of all that rows are cut from."""
+        digest = hashlib.sha256()
+        for array in (self.tokens, self.documents, self.learned):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+        return digest.hexdigest()
+
+    def texts(self) -> Iterator[list[int]]:
+        """The ids of each document, without the separators around it."""
+        separator = self.tokens[0]
+        for begin, end in self.documents:
+            ids = self.tokens[begin : end + 1]
+            yield ids[int(ids[0] == separator) : len(ids) - int(ids[-1] == separator)].tolist()
+
+
+class StreamEncoder:
+    """Makes a stream of documents.
+
+    Args:
+        tokenizer: has the separator.
+        separator: the token between documents.
+        chat_template: for conversations; a document that is one is an error without it.
+        progress: called with how many more documents are done.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        separator: str,
+        chat_template: ChatTemplate | None = None,
+        *,
+        progress: Callable[[int], object] = lambda _: None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._plain = Tokenizer.from_str(tokenizer.to_str())
+        self._plain.encode_special_tokens = True  # no text spells a separator
+        self._separator = tokenizer.token_to_id(separator)
+        self._chat_template = chat_template
+        self._progress = progress
+        self._dtype = np.uint16 if max(tokenizer.get_vocab().values()) < 1 << 16 else np.uint32
+
+    def encode(self, documents: Iterable[Document]) -> Stream:
+        """One stream of all the documents, in their order. A conversation in which nothing is learned is left out."""
+        tokens, learned = [np.array([self._separator], self._dtype)], [np.ones(1, np.bool_)]
+        spans, length = [], 1
+        for ids, mask in self._encoded(documents):
+            if mask is not None and not any(mask[1:]):
+                continue
+            spans.append((length - 1, length + len(ids)) if mask is None else (length, length + len(ids) - 1))
+            tokens.append(np.array([*ids, self._separator], self._dtype))
+            learned.append(np.ones(len(ids) + 1, np.bool_) if mask is None else np.array([*mask, False]))
+            length += len(ids) + 1
+        all_learned = np.concatenate(learned)
+        return Stream(
+            np.concatenate(tokens),
+            np.array(spans, np.int64).reshape(-1, 2),
+            None if all_learned.all() else all_learned,
+        )
+
+    def _encoded(self, documents: Iterable[Document]) -> Iterator[tuple[list[int], list[bool] | None]]:
+        """The ids of each document, and for a conversation which of them are learned."""
+        for several in _groups(documents):
+            texts = [document for document in several if isinstance(document, str)]
+            encodings = iter(self._plain.encode_batch_fast(texts, add_special_tokens=False))
+            for document in several:
+                if isinstance(document, str):
+                    yield next(encodings).ids, None
+                elif self._chat_template is None:
+                    raise DataError("there are conversations but no chat template: set tokenizer.chat_template")
+                else:
+                    ids, mask = encode_conversation(self._tokenizer, self._chat_template, document)
+                    yield ids, [False, *mask[1:]]
+            self._progress(len(several))
+
+
+def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Documents in lists of about `CHARACTERS_AT_ONCE`."""
+    group: list[Document] = []
+    characters = 0
+    for document in documents:
+        group.append(document)
+        characters += len(document)
+        if characters >= CHARACTERS_AT_ONCE:
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group

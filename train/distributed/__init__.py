@@ -1,0 +1,1 @@
+"""Several processes that train one model: ranks, DDP and FSDP2."""

@@ -1,0 +1,81 @@
+"""What run.json says of a run: a stranger can tell, a year later, what was trained, on what, and by which code."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from model.parameters import parameter_counts
+
+if TYPE_CHECKING:
+    from train.setup import Run
+
+REPOSITORY = Path(__file__).parents[2]
+PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
+
+
+def run_record(run: Run) -> dict[str, Any]:
+    """The record of a run that is about to start."""
+    corpus = run.corpus
+    return {
+        "recipe": run.recipe.to_dict(),
+        "parameters": parameter_counts(run.model.config),
+        "data": {
+            "sources": {source.name: source.train_tokens for source in corpus.sources},
+            "fingerprint": corpus.fingerprint(),
+            "train_tokens": corpus.train_tokens,
+            "held_out_tokens": corpus.held_out_tokens,
+            "true_loss_nats_per_token": corpus.true_loss,
+        },
+        "sessions": [session_record(run)],
+    }
+
+
+def session_record(run: Run) -> dict[str, Any]:
+    """When and where a run starts or goes on, with which code."""
+    device = run.ranks.device
+    on_gpu = device.type == "cuda"
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "from_step": run.step,
+        "git": git_state(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "device": torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "world_size": run.ranks.world_size,
+        "machine": run.recipe.to_dict()["machine"],
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """The commit of this code and whether files differ from it; None where it is no git checkout."""
+    try:
+        commit, changes = (
+            subprocess.run(  # noqa: S603 - no input of a user's
+                ["git", *arguments],  # noqa: S607 - whichever git there is
+                cwd=REPOSITORY,
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=10,
+            ).stdout.strip()
+            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "changed_files": len(changes.splitlines())}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

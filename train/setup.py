@@ -1,0 +1,188 @@
+"""Everything a run needs, built and checked before its first step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from torch.optim import Optimizer
+
+from model import ModelConfig, TransformerModel, load_checkpoint
+from model.checkpoint import TOKENIZER_FILES
+from model.hub import HUB_ID, resolve_checkpoint
+from train.config import ModelSection, Recipe
+from train.data.batches import Batches
+from train.data.chat import end_of_turn
+from train.data.config import END_OF_TEXT
+from train.data.corpus import Corpus, build_corpus, tokenizer_texts
+from train.data.shards import TokenFolder
+from train.data.tokenizer import CorpusTokenizer, train_tokenizer
+from train.distributed.parallel import place, whole_model
+from train.distributed.ranks import Ranks, join_ranks
+from train.errors import RecipeError, require
+from train.lora import add_adapters
+from train.loss import NextTokenLoss
+from train.optimizer import build_optimizers
+from train.run.folder import RunFolder
+from train.run.metrics import summary_writer_class
+from train.run.record import run_record, session_record
+
+
+@dataclass
+class Run:
+    """A run at one of its steps, as one of its ranks sees it."""
+
+    recipe: Recipe
+    folder: RunFolder
+    ranks: Ranks
+    model: TransformerModel
+    loss: nn.Module  # a NextTokenLoss over the model, as it lies on the devices
+    optimizers: tuple[Optimizer, ...]
+    tokenizer: Tokenizer
+    corpus: Corpus
+    batches: Batches
+    step: int = 0  # updates done
+    skipped_in_a_row: int = 0  # steps just now whose loss was no number
+
+    def save(self) -> None:
+        """Write the state, then the checkpoint. All ranks must call this. Raises RunError, as `States.save` does."""
+        self.folder.states.save(
+            self.model,
+            self.optimizers,
+            self.ranks,
+            step=self.step,
+            data=self.corpus.fingerprint(),
+            keep_last=self.recipe.run.keep_last,
+        )
+        self.save_model(self.folder.checkpoint)
+
+    def save_model(self, folder: Path) -> None:
+        """Write the model alone as a checkpoint folder. All ranks must call this."""
+        model = whole_model(self.model, self.ranks)
+        if model is not None:
+            self.folder.save_model(model, folder)
+        self.ranks.wait()
+
+
+def start_run(recipe: Recipe, folder: RunFolder, *, overwrite: bool = False) -> Run:
+    """A run at step 0; its folder is made once everything was found in order."""
+    ranks = join_ranks(recipe.machine)
+    if ranks.is_first:
+        folder.check_free(overwrite=overwrite)
+    tokenizer = make_tokenizer(recipe)
+    run = _assemble(recipe, folder, ranks, tokenizer)
+    if ranks.is_first:
+        context = run.model.config.max_position_embeddings
+        with_chat = run.corpus.has_conversations or recipe.tokenizer.chat_template is not None
+        folder.create(run_record(run), tokenizer, run.corpus, max_length=context, with_chat=with_chat)
+    ranks.wait()
+    return run
+
+
+def resume_run(folder: RunFolder, overrides: Iterable[str] = ()) -> Run:
+    """The run of a folder at the step of its last whole state.
+
+    `overrides`, such as `machine.threads=8`, change how the machine is used. The checkpoint is written anew, so that it
+    is of the step that the run goes on from.
+    """
+    recipe = folder.recipe().on_another_machine(overrides)
+    ranks = join_ranks(recipe.machine)
+    tokenizer = folder.tokenizer(dataclasses.replace(recipe.tokenizer, chat_template=None))
+    run = _assemble(recipe, folder, ranks, tokenizer)
+    run.step = folder.states.load(run.model, run.optimizers, ranks, data=run.corpus.fingerprint())
+    if ranks.is_first:
+        folder.clean()
+        folder.add_session(session_record(run))
+    run.save_model(folder.checkpoint)
+    return run
+
+
+def make_tokenizer(recipe: Recipe) -> CorpusTokenizer:
+    """The tokenizer of a recipe: the one that it names, the one of the checkpoint that it starts from, or a new one."""
+    section, checkpoint, tokens = recipe.tokenizer, recipe.model.init_from, recipe.data.tokens
+    if section.path is not None:
+        is_hub_id = HUB_ID.fullmatch(section.path) and not section.path.endswith(".json")
+        path = resolve_checkpoint(section.path, files=TOKENIZER_FILES) if is_hub_id else section.path
+        return CorpusTokenizer.load(path, section)
+    if checkpoint is not None:
+        return CorpusTokenizer.load(resolve_checkpoint(checkpoint), section)
+    if tokens is not None and TokenFolder(tokens).has_tokenizer:
+        return CorpusTokenizer.load(TokenFolder(tokens).tokenizer, section)
+    require(section.separator in (None, END_OF_TEXT), f"tokenizer.separator: a tokenizer made here has {END_OF_TEXT}")
+    return CorpusTokenizer(train_tokenizer(tokenizer_texts(recipe.data, recipe.run.seed), section.vocab_size))
+
+
+def make_corpus(recipe: Recipe, tokenizer: CorpusTokenizer, ranks: Ranks) -> Corpus:
+    """The text of a recipe in tokens: in memory, or from a folder of shards, which is made where it is not complete."""
+    data, seed = recipe.data, recipe.run.seed
+    if data.tokens is None:
+        return build_corpus(data, tokenizer, seed)
+    folder = TokenFolder(data.tokens)
+    if ranks.is_first and not folder.is_complete:
+        folder.make(data, tokenizer, seed)
+    ranks.wait()
+    return folder.corpus(data, tokenizer, seed)
+
+
+def _assemble(recipe: Recipe, folder: RunFolder, ranks: Ranks, tokenizer: CorpusTokenizer) -> Run:
+    if recipe.run.tensorboard:
+        summary_writer_class()
+    torch.manual_seed(recipe.run.seed)
+    model = _model(recipe.model, tokenizer)
+    context = recipe.data.context
+    if context > model.config.max_position_embeddings:
+        raise RecipeError(
+            f"data.context {context} exceeds the model's {model.config.max_position_embeddings} positions"
+        )
+    corpus = make_corpus(recipe, tokenizer, ranks)
+    model.config = _with_special_tokens(model.config, tokenizer, corpus)
+    if recipe.lora is not None:
+        add_adapters(model, recipe.lora)
+    batches = Batches(corpus.sources, recipe.data, seed=recipe.run.seed, rank=ranks.rank, world_size=ranks.world_size)
+    machine = recipe.machine
+    loss = NextTokenLoss(model, z_loss=recipe.optimizer.z_loss, chunk_tokens=machine.loss_chunk_tokens)
+    placed = place(loss, machine, ranks)
+    optimizers = build_optimizers(model, recipe.optimizer)
+    return Run(recipe, folder, ranks, model, placed, optimizers, tokenizer.tokenizer, corpus, batches)
+
+
+def _model(section: ModelSection, tokenizer: CorpusTokenizer) -> TransformerModel:
+    """The model of a recipe, in training mode, its vocabulary checked against the tokenizer's."""
+    if section.init_from is not None:
+        model = load_checkpoint(section.init_from)
+        _check_vocabulary(model.config, tokenizer.tokenizer)
+        return model.train()
+    config = ModelConfig.from_preset(str(section.preset))
+    try:
+        config = config.replace(**section.overrides)
+    except TypeError as error:
+        raise RecipeError(f"model.overrides: {str(error).partition('() ')[2]}") from None
+    _check_vocabulary(config, tokenizer.tokenizer)
+    return TransformerModel(config.replace(bos_token_id=None, eos_token_id=None, pad_token_id=None))
+
+
+def _with_special_tokens(config: ModelConfig, tokenizer: CorpusTokenizer, corpus: Corpus) -> ModelConfig:
+    """The config with what ends a document, or a turn of the assistant, among the tokens that end a text.
+
+    The token between documents begins a text too, unless the checkpoint names another that does.
+    """
+    ends = [*config.eos_token_ids, tokenizer.separator_id]
+    if corpus.has_conversations and tokenizer.chat_template is not None:
+        turn = end_of_turn(tokenizer.tokenizer, tokenizer.chat_template)
+        ends += [] if turn is None else [turn]
+    ends = list(dict.fromkeys(ends))
+    begin = tokenizer.separator_id if config.bos_token_id is None else config.bos_token_id
+    return config.replace(bos_token_id=begin, eos_token_id=tuple(ends) if len(ends) > 1 else ends[0])
+
+
+def _check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> None:
+    if tokenizer.get_vocab_size() > config.vocab_size:
+        raise RecipeError(
+            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model's vocabulary only {config.vocab_size}; "
+            "set model.overrides.vocab_size, or take a smaller tokenizer"
+        )
