@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from runtime.cli.command_line import run_to_exit_code
+from runtime.precisions import INT8_CACHE_SUFFIX, PRECISIONS
 
 RAW = argparse.RawDescriptionHelpFormatter
 
@@ -53,12 +54,13 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--out", required=True, metavar="BUNDLE", help="the folder to write; an older bundle is replaced"
     )
+    own_weights = [row.name for row in PRECISIONS.values() if not row.has_int8_cache]
     parser.add_argument(
         "--precisions",
         default="fp32,int8,q8",
         metavar="P,P,...",
-        help="of fp32, fp16, int8, q8, q4 and auto (a mixture within --kl-budget); int8-kv8 and the like have a KV "
-        "cache of int8: faster at long texts; default fp32,int8,q8",
+        help=f"{', '.join(own_weights)} (auto: within --kl-budget); with {INT8_CACHE_SUFFIX} behind the name, the KV "
+        "cache is int8: faster at long texts (default %(default)s)",
     )
     parser.add_argument(
         "--kl-budget",
@@ -101,9 +103,13 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_text(parser)
     parser.add_argument("--report", metavar="DIR", help="write DIR/compare.html (or a FILE.html), with plots")
     limit = "X or int8=X,q4=X"
-    parser.add_argument("--max-kl", metavar=limit, help="KL in nats; default 1e-5 for fp32, 0.01 int8, 0.02 q8, 0.3 q4")
-    parser.add_argument("--min-top1", metavar=limit, help="share of equal likeliest tokens; default 0.99 to 0.7")
-    parser.add_argument("--max-perplexity-change", metavar=limit, help="as a fraction, up or down; default 1e-4 to 0.3")
+    for option, meaning, field in (
+        ("--max-kl", "KL in nats", "max_kl"),
+        ("--min-top1", "share of equal likeliest tokens", "min_top1"),
+        ("--max-perplexity-change", "relative, up or down", "max_perplexity_change"),
+    ):
+        defaults = ", ".join(f"{name} {getattr(PRECISIONS[name].limits, field):g}" for name in ("fp32", "int8", "q4"))
+        parser.add_argument(option, metavar=limit, help=f"{meaning}; by default {defaults}, ...")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 

@@ -24,15 +24,16 @@ from export.int8_cache import EvenKeys, write_int8_cache_graph
 from export.manifest import file_entries
 from export.model_card import model_card
 from export.operators import FusedOperators, Operators
-from export.portable import portable_precisions
-from export.precisions import Precision
+from export.portable import portable_recipes
+from export.precisions import Recipe
 from export.standard_operators import StandardOperators
 from export.version import VERSION
 from export.weight_formats import WeightFormat
 from model import Checkpoint
 from model.files import replacing_folder, write_json, write_text
 from model.parameters import parameter_counts
-from runtime.bundle import MANIFEST, PRECISION_FILES, graph_and_weight_bytes, read_json
+from runtime.bundle import MANIFEST, graph_and_weight_bytes, read_json
+from runtime.precisions import PRECISIONS, Precision
 from runtime.text.tokenizer import load_tokenizer
 
 # Up to this size the weights lie in the .onnx file itself; above, in a file beside it that is mapped, not parsed.
@@ -48,7 +49,7 @@ VOCABULARY_PADDING = 1024
 def export_bundle(
     checkpoint: Checkpoint,
     out: Path,
-    precisions: Sequence[Precision],
+    recipes: Sequence[Recipe],
     *,
     source: str,
     base_model: str | None = None,
@@ -62,7 +63,7 @@ def export_bundle(
     Args:
         checkpoint: what to export.
         out: the bundle's folder.
-        precisions: one graph each.
+        recipes: one graph each.
         source: how the user named the checkpoint, for the manifest.
         base_model: its Hub id if it came from there, for the model card.
         compare: called with the finished folder before it takes its place; its figures go into manifest and card.
@@ -81,7 +82,7 @@ def export_bundle(
     """
     operators: type[Operators] = StandardOperators if portable else FusedOperators
     if portable:
-        precisions = portable_precisions(precisions)
+        recipes = portable_recipes(recipes)
     _check_tokenizer(checkpoint)
     _check_destination(out, checkpoint.folder)
     with replacing_folder(out) as folder:
@@ -91,16 +92,19 @@ def export_bundle(
         if not (folder / "generation_config.json").is_file():
             write_json(folder / "generation_config.json", _generation_config(checkpoint))
         calibration = Calibration(checkpoint, tokens=calibration_tokens, progress=progress)
-        formats = {p.name: p.make_format(calibration) for p in precisions if not p.has_int8_cache}
-        int8_caches = [p for p in precisions if p.has_int8_cache]
+        precisions = [recipe.precision for recipe in recipes]
+        formats = {
+            recipe.name: recipe.make_format(calibration) for recipe in recipes if not recipe.precision.has_int8_cache
+        }
+        int8_caches = [precision for precision in precisions if precision.has_int8_cache]
         written = EvenKeys(checkpoint, calibration.cache_range) if int8_caches else checkpoint
         external = [
-            PRECISION_FILES[name]
+            PRECISIONS[name].file
             for name, weight_format in formats.items()
-            if _write_graph(written, folder, PRECISION_FILES[name], weight_format, operators, progress)
+            if _write_graph(written, folder, PRECISIONS[name].file, weight_format, operators, progress)
         ]
         for p in int8_caches:
-            graph = folder / "onnx" / PRECISION_FILES[p.weights]
+            graph = folder / "onnx" / PRECISIONS[p.weights].file
             write_int8_cache_graph(graph, folder / "onnx" / p.file, calibration.cache_range)
         entries = {p.name: _describe_precision(checkpoint, folder, p, formats[p.weights]) for p in precisions}
         write_json(folder / "config.json", _config(checkpoint, external))
@@ -166,7 +170,7 @@ def _describe_precision(
         "file": f"onnx/{precision.file}",
         "summary": precision.summary,
         "weights": weight_format.describe(),
-        "file_bytes": graph_and_weight_bytes(folder / "onnx" / precision.file),
+        "file_bytes": graph_and_weight_bytes(folder, precision.name),
         "int8_weight_fraction": round(coverage.int8_fraction, 6),
         "weight_bytes_by_type": coverage.weight_bytes,
         "vocabulary_tables": coverage.vocabulary_tables,

@@ -7,7 +7,7 @@ from typing import Any
 
 from model import ModelConfig
 from runtime import contract
-from runtime.bundle import PRECISION_FILES
+from runtime.precisions import PRECISIONS
 
 FILE = "genai_config.json"
 # Inputs for which onnxruntime-genai has the contract's words.
@@ -44,7 +44,7 @@ def genai_config(
 
 
 def _decoder(config: ModelConfig, precisions: Collection[str]) -> dict[str, Any]:
-    file = next(file for name, file in PRECISION_FILES.items() if name in precisions)
+    file = next(row.file for name, row in PRECISIONS.items() if name in precisions)
     past_key, past_value = contract.past_names(ANY_LAYER)
     present_key, present_value = contract.present_names(ANY_LAYER)
     return {

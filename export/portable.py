@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from export.errors import ExportError
 from export.graph_builder import GraphBuilder
-from export.precisions import Precision
+from export.precisions import Recipe
 from export.weight_formats import DynamicInt8, Float, Weight, WeightFormat, add_bias
 
 
@@ -52,21 +52,21 @@ _FORMATS: dict[str, tuple[Callable[[], WeightFormat], str]] = {
 }
 
 
-def portable_precisions(precisions: Sequence[Precision]) -> list[Precision]:
-    """The precisions of these names that need no operators of onnxruntime's.
+def portable_recipes(recipes: Sequence[Recipe]) -> list[Recipe]:
+    """Recipes for the same precisions in standard ONNX operators alone.
 
     Raises:
         ExportError: one of them has no standard form.
     """
-    other = [precision.name for precision in precisions if precision.name not in _FORMATS]
+    other = [recipe.name for recipe in recipes if recipe.name not in _FORMATS]
     if other:
         raise ExportError(
             f"--portable has no {', '.join(other)}: standard operators know only {', '.join(_FORMATS)}; "
             f"try --precisions {','.join(_FORMATS)}"
         )
-    return [_portable(precision) for precision in precisions]
+    return [_portable(recipe) for recipe in recipes]
 
 
-def _portable(precision: Precision) -> Precision:
-    make_format, summary = _FORMATS[precision.name]
-    return replace(precision, summary=summary, make_format=lambda _: make_format())
+def _portable(recipe: Recipe) -> Recipe:
+    make_format, summary = _FORMATS[recipe.name]
+    return Recipe(replace(recipe.precision, summary=summary), lambda _: make_format())

@@ -13,22 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import BundleError, BundleNotFoundError, MissingDependencyError, OptionError
+from runtime.precisions import PRECISIONS
 
 MANIFEST = "manifest.json"
-# The file names that transformers.js and optimum look for, by precision; the order is that of preference.
-PRECISION_FILES = {
-    "int8": "model_int8.onnx",
-    "q8": "model_quantized.onnx",
-    "q4": "model_q4.onnx",
-    "auto": "model_auto.onnx",
-    "fp16": "model_fp16.onnx",
-    "fp32": "model.onnx",
-}
-# The same weights with a KV cache of int8: int8-kv8 is in model_int8_kv8.onnx, and so on.
-INT8_CACHE, INT8_CACHE_FILE = "-kv8", "_kv8.onnx"
-PRECISION_FILES |= {
-    f"{name}{INT8_CACHE}": file.replace(".onnx", INT8_CACHE_FILE) for name, file in PRECISION_FILES.items()
-}
 # What a manifest can list.
 DOWNLOADED = ("*.json", "*.jinja", "*.md", "onnx/*")
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # not ../name, which is a path
@@ -77,9 +64,8 @@ class Bundle:
         config = read_json(folder / "config.json", required=True)
         generation = read_json(folder / "generation_config.json")
         manifest = read_json(folder / MANIFEST)
-        precisions = {
-            name: folder / "onnx" / file for name, file in PRECISION_FILES.items() if (folder / "onnx" / file).is_file()
-        }
+        graphs = {name: folder / "onnx" / row.file for name, row in PRECISIONS.items()}
+        precisions = {name: path for name, path in graphs.items() if path.is_file()}
         if not precisions:
             raise BundleError(f"{folder} is not a bundle: it has no onnx/*.onnx; make one with `python -m export run`")
         _check_sizes(folder, manifest)
@@ -100,11 +86,12 @@ class Bundle:
 
     def file_bytes(self, precision: str) -> int:
         """Size of a precision's graph and of the weights beside it."""
-        return graph_and_weight_bytes(self.model_file(precision))
+        self.model_file(precision)
+        return graph_and_weight_bytes(self.folder, precision)
 
     @property
     def default_precision(self) -> str:
-        """The first of int8, q8, q4, auto, fp16, fp32 that is there, with a cache of floats."""
+        """The first in the order of `runtime.precisions.PRECISIONS`."""
         return next(iter(self.precisions))
 
     @property
@@ -113,10 +100,11 @@ class Bundle:
         return bool(self.manifest.get("in_place_cache", False))
 
 
-def graph_and_weight_bytes(graph: Path) -> int:
-    """Size of an ONNX file and of its weights, where they lie in a file beside it (that two graphs may share)."""
-    weights = graph.parent.glob(f"{graph.name.replace(INT8_CACHE_FILE, '.onnx')}_data*")
-    return sum(path.stat().st_size for path in (graph, *weights))
+def graph_and_weight_bytes(folder: Path, precision: str) -> int:
+    """Size of a precision's ONNX file, and of its weights where they lie in a file beside it (which two may share)."""
+    row = PRECISIONS[precision]
+    weights = (folder / "onnx").glob(f"{PRECISIONS[row.weights].file}_data*")
+    return sum(path.stat().st_size for path in (folder / "onnx" / row.file, *weights))
 
 
 def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:

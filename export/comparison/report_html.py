@@ -10,10 +10,9 @@ from export.comparison.report import change_text
 from export.comparison.results import QUANTILES, Comparison, PrecisionFigures
 from export.comparison.svg import Bar, Line, bars, dots, lines, whiskers
 from runtime.bundle import Bundle
+from runtime.precisions import PRECISIONS
 from runtime.text.tokenizer import Tokenizer
 
-COLOURS = {"fp32": "#6b7280", "fp16": "#0d9488", "int8": "#2563eb", "q8": "#d97706", "q4": "#dc2626"}
-OTHER_COLOURS = ("#7c3aed", "#059669", "#db2777", "#0891b2")
 # Where the perplexity's axis turns from linear to logarithmic.
 PERPLEXITY_UNIT = 1e-4
 # Smaller KLs are rounding, whichever.
@@ -99,7 +98,7 @@ def html_report(comparison: Comparison, bundle: Bundle, faults: Sequence[str]) -
         bundle: for the model's name and the tokens' texts.
         faults: what falls short of the limits.
     """
-    colours = _colours(comparison.precisions)
+    colours = {name: PRECISIONS[name].colour for name in comparison.precisions}
     name = str(bundle.manifest.get("source", bundle.folder)).rstrip("/").rpartition("/")[2]
     own = comparison.reference
     interval = "" if own.perplexity_interval is None else " (95 %: {:.3f} to {:.3f})".format(*own.perplexity_interval)
@@ -233,11 +232,6 @@ def _tables(comparison: Comparison, bundle: Bundle) -> Iterable[str]:
     if worst:
         table = _table(("", "adds most", "drift at the end"), worst)
         yield _card("Where precision is lost", "", f'<div class="scroll">{table}</div>')
-
-
-def _colours(names: Iterable[str]) -> dict[str, str]:
-    others = iter(OTHER_COLOURS * 8)
-    return {name: COLOURS.get(name) or next(others) for name in names}
 
 
 def _agreeing(figures: PrecisionFigures, comparison: Comparison) -> int:

@@ -1,41 +1,16 @@
-"""How far a precision may be from the reference before CI should stop: limits with defaults, as options give them."""
+"""The limits of a comparison: from defaults and options, and which figures exceed them."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from export.comparison.results import Comparison, PrecisionFigures
 from export.errors import ExportError
+from runtime.precisions import PRECISIONS, Limits
 
 ALL = "*"
 OPTIONS = {"max_kl": "--max-kl", "min_top1": "--min-top1", "max_perplexity_change": "--max-perplexity-change"}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """For one precision. KL in nats; the change of the perplexity counts in either direction."""
-
-    max_kl: float
-    min_top1: float
-    max_perplexity_change: float
-
-
-# What a right export keeps even where quantization is hardest, on models of less than a million parameters; a wrong
-# scale, a dropped bias or another model's weights are far outside. Tighten them for a model that you know.
-DEFAULT_LIMITS = {
-    "fp32": Limits(1e-5, 0.99, 1e-4),
-    "fp16": Limits(1e-3, 0.98, 0.002),
-    "int8": Limits(0.01, 0.9, 0.01),
-    "q8": Limits(0.02, 0.9, 0.02),
-    # Heads of 8 features make an int8 cache dear; those of 64 add nothing to speak of.
-    "fp32-kv8": Limits(0.03, 0.9, 0.03),
-    "int8-kv8": Limits(0.03, 0.9, 0.03),
-    "q8-kv8": Limits(0.04, 0.9, 0.04),
-}
-# Four bits and mixtures.
-OTHER_LIMITS = Limits(0.3, 0.7, 0.3)
 
 
 def parse_limits(given: Mapping[str, str | None], precisions: Iterable[str]) -> dict[str, Limits]:
@@ -44,12 +19,12 @@ def parse_limits(given: Mapping[str, str | None], precisions: Iterable[str]) -> 
     Args:
         given: field of `Limits` -> what the user typed: `0.01` for every precision, or `int8=0.01,q4=0.2` for some;
             None or absent for the defaults.
-        precisions: those that there are.
+        precisions: of the bundle.
 
     Raises:
-        ExportError: no number, or a precision that there is not.
+        ExportError: not a number, or a precision that the bundle lacks.
     """
-    limits = {name: DEFAULT_LIMITS.get(name, OTHER_LIMITS) for name in precisions}
+    limits = {name: PRECISIONS[name].limits for name in precisions}
     for field, text in given.items():
         parsed = {} if text is None else _parse(OPTIONS[field], text)
         if unknown := parsed.keys() - {ALL, *limits}:

@@ -15,15 +15,14 @@ import numpy as np
 import onnxruntime as ort
 
 from runtime import contract
-from runtime.bundle import INT8_CACHE, Bundle
+from runtime.bundle import Bundle
 from runtime.engine.binding import CacheBinding, one_line_errors
 from runtime.engine.kv_cache import KVCache
 from runtime.engine.threads import default_threads
 from runtime.errors import BundleError, OptionError, PromptError
+from runtime.precisions import INT8_CACHE_SUFFIX, PRECISIONS
 
 DEFAULT_CHUNK_TOKENS = 256
-# Attention over an int8 cache rounds one row as it rounds several, and so do products with blocks of 8-bit weights.
-STEADY_PRECISION = f"int8{INT8_CACHE}"
 # Rows of a block of queries in attention are a multiple of this (twice head_dim, for a usual cache of the CPU).
 ATTENTION_BLOCK = 16
 SILENT = 4  # what goes wrong is raised, in one line; onnxruntime would print it in several as well
@@ -65,20 +64,23 @@ class DecoderSession:
         chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
         steady: bool = False,
     ) -> None:
+        path = bundle.model_file(precision)
+        row = PRECISIONS[precision]
         self.shape = bundle.shape
         self.precision = precision
         self.threads = default_threads() if threads is None else threads
         if self.threads < 1:
             raise OptionError(f"threads must be at least 1, not {threads}")
-        self.steady = steady and precision != STEADY_PRECISION
+        self.steady = steady and not row.batch_invariant
         self.chunk_tokens = chunk_tokens
-        if steady and precision.removesuffix(INT8_CACHE) == "q8":
-            raise OptionError("q8 cannot be steady: it scales activations over all tokens of a pass; take int8 or q4")
+        if steady and not row.can_be_batch_invariant:
+            raise OptionError(
+                f"{precision} cannot be steady: it scales activations over all tokens of a pass; take int8 or q4"
+            )
         if chunk_tokens < 1:
             raise OptionError(f"chunk_tokens must be at least 1, not {chunk_tokens}")
         if self.steady and chunk_tokens % ATTENTION_BLOCK:
             raise OptionError(f"a steady session's chunk_tokens must be a multiple of {ATTENTION_BLOCK}")
-        path = bundle.model_file(precision)
         with one_line_errors(path, "cannot be opened by"):
             self._ort = ort.InferenceSession(str(path), _session_options(self.threads, spin), ["CPUExecutionProvider"])
         self._path = path
@@ -107,7 +109,7 @@ class DecoderSession:
     @property
     def is_exact(self) -> bool:
         """Whether logits are the same bits however tokens come: in int8-kv8, and in a steady session."""
-        return self.precision == STEADY_PRECISION or self.steady
+        return PRECISIONS[self.precision].batch_invariant or self.steady
 
     def check_cache(self, cache: KVCache) -> None:
         """Raise OptionError where a cache has not the dtype of this graph's."""
@@ -115,7 +117,7 @@ class DecoderSession:
             theirs, ours = np.dtype(cache.dtype).name, np.dtype(self.cache_dtype).name
             raise OptionError(
                 f"{self.precision} has a KV cache of {ours} and cannot go on with one of {theirs}: of two precisions, "
-                f"both or neither must end in {INT8_CACHE}"
+                f"both or neither must end in {INT8_CACHE_SUFFIX}"
             )
 
     def check_token_ids(self, token_ids: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -16,22 +16,21 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from runtime.engine.kv_cache import KVCache
-from runtime.engine.session import STEADY_PRECISION, DecoderSession
+from runtime.engine.session import DecoderSession
 from runtime.errors import OptionError
 from runtime.generation.choice import Choice
 from runtime.generation.prompt_lookup import PromptLookup
-
-# No activation is rounded to steps of its own here, which could make more of a rounding.
-UNENLARGED = ("fp32", "fp16")
+from runtime.precisions import PRECISIONS, batch_invariant_names
 
 
 def check_prompt_lookup(session: DecoderSession) -> None:
     """Raise OptionError where guesses could change what is generated, saying what does without."""
-    if session.is_exact or session.precision in UNENLARGED:
+    if session.is_exact or PRECISIONS[session.precision].rounding_is_harmless:
         return
+    invariant = batch_invariant_names()[0]
     raise OptionError(
         f"prompt lookup could change tokens in {session.precision}, which rounds several in a pass otherwise than one: "
-        f"choose the precision {STEADY_PRECISION} (`export run --precisions {STEADY_PRECISION}` makes it), or "
+        f"choose the precision {invariant} (`export run --precisions {invariant}` makes it), or "
         "int8 with `steady` (--steady), which costs a tenth of the speed or more"
     )
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.bundle import PRECISION_FILES, Bundle
+from runtime.bundle import Bundle
 from runtime.engine.session import DecoderSession
+from runtime.precisions import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ def greedy(
     folder: Path, file: str, prompt_ids: list[int], new_tokens: int, *, in_place: bool | None = None
 ) -> Continuation:
     """The most likely token, again and again; `in_place` as in DecoderSession."""
-    precision = next(name for name, known in PRECISION_FILES.items() if known == Path(file).name)
+    precision = next(name for name, row in PRECISIONS.items() if row.file == Path(file).name)
     session = DecoderSession(Bundle.open(folder), precision, threads=1, in_place=in_place, spin=False)
     cache = session.new_cache(len(prompt_ids) + new_tokens)
     token_ids: list[int] = []

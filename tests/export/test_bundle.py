@@ -13,10 +13,10 @@ from export.__main__ import main
 from export.bundle import export_bundle
 from export.errors import ExportError
 from export.manifest import changed_files, read_manifest
-from export.precisions import PRECISIONS, parse_precisions
+from export.precisions import WEIGHTS, parse_precisions
 from model import Checkpoint, CheckpointError
 from runtime import Bundle, LanguageModel, SamplingOptions
-from runtime.bundle import PRECISION_FILES
+from runtime.precisions import PRECISIONS
 from tests.export.graphs import make_checkpoint
 from tests.goldens.make_tiny_bundle import VOCAB_SIZE, make_tokenizer
 
@@ -43,7 +43,7 @@ def test_a_bundle_holds_what_its_manifest_lists_and_nothing_else(checkpoint_fold
     assert files >= {"config.json", "generation_config.json", "tokenizer.json", "README.md"}
     assert changed_files(out, read_manifest(out)) == []
     assert {entry["file"] for entry in manifest["precisions"].values()} == {
-        f"onnx/{PRECISION_FILES[name]}" for name in ("fp32", "int8", "q8")
+        f"onnx/{PRECISIONS[name].file}" for name in ("fp32", "int8", "q8")
     }
     for entry in manifest["precisions"].values():
         assert entry["file_bytes"] == (out / entry["file"]).stat().st_size
@@ -62,7 +62,7 @@ def test_large_weights_lie_beside_the_graph_and_give_the_same_text(checkpoint_fo
     config = json.loads((tmp_path / "external" / "config.json").read_text())
     greedy = SamplingOptions(temperature=0)
     for precision in ("fp32", "int8", "q8"):
-        file = PRECISION_FILES[precision]
+        file = PRECISIONS[precision].file
         assert (tmp_path / "external" / "onnx" / f"{file}_data").is_file()
         assert config["transformers.js_config"]["use_external_data_format"][file] is True
         embedded, external = (
@@ -73,7 +73,7 @@ def test_large_weights_lie_beside_the_graph_and_give_the_same_text(checkpoint_fo
 
 
 def test_every_precision_is_listed_once_and_has_a_file():
-    assert PRECISIONS.keys() <= PRECISION_FILES.keys()
+    assert {*WEIGHTS, "auto"} == {row.weights for row in PRECISIONS.values()}
     assert [precision.name for precision in parse_precisions("q8, fp32,q8")] == ["q8", "fp32"]
 
 

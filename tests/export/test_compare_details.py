@@ -18,7 +18,7 @@ from export.bundle import export_bundle
 from export.comparison.compare import compare
 from export.comparison.drift import Drift
 from export.comparison.report_html import html_report
-from export.comparison.thresholds import DEFAULT_LIMITS, OPTIONS, Limits, parse_limits, shortfalls
+from export.comparison.thresholds import OPTIONS, parse_limits, shortfalls
 from export.comparison.torch_reference import TorchReference
 from export.errors import ExportError
 from export.precisions import parse_precisions
@@ -26,6 +26,7 @@ from export.probe import residual_names
 from model import Checkpoint, load_checkpoint
 from runtime import Bundle
 from runtime.evaluation.evaluate import mean_interval
+from runtime.precisions import PRECISIONS, Limits
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STORY = "Once upon a time there was a cat. The cat sat on a mat, and looked at the moon. " * 12
@@ -139,11 +140,12 @@ def test_an_interval_of_thirty_blocks_is_worked_out_by_hand():
 
 
 def test_limits_come_from_defaults_one_number_or_a_number_for_each():
-    assert parse_limits({}, ["int8"])["int8"] == DEFAULT_LIMITS["int8"]
+    default = PRECISIONS["int8"].limits
+    assert parse_limits({}, ["int8"])["int8"] == default
     limits = parse_limits(
         {"max_kl": "0.5,int8=0.1", "min_top1": "q4=0.8", "max_perplexity_change": None}, ["int8", "q4"]
     )
-    assert limits["int8"] == Limits(0.1, DEFAULT_LIMITS["int8"].min_top1, DEFAULT_LIMITS["int8"].max_perplexity_change)
+    assert limits["int8"] == Limits(0.1, default.min_top1, default.max_perplexity_change)
     assert (limits["q4"].max_kl, limits["q4"].min_top1) == (0.5, 0.8)
     for wrong in ("abc", "int8=", "-1", "nan", "int9=0.1"):
         with pytest.raises(ExportError, match="--max-kl"):

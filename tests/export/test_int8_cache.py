@@ -10,7 +10,7 @@ import torch
 from export.bundle import export_bundle
 from export.errors import ExportError
 from export.int8_cache import HEADROOM, LARGEST, MOST_DOUBLINGS, CacheRange, EvenKeys
-from export.portable import portable_precisions
+from export.portable import portable_recipes
 from export.precisions import parse_precisions
 from model import Checkpoint, load_checkpoint, save_checkpoint
 from runtime import Bundle, DecoderSession
@@ -128,7 +128,7 @@ def test_large_weights_are_stored_once(shared_data, tmp_path, monkeypatch):
 
 def test_other_engines_have_no_such_cache():
     with pytest.raises(ExportError, match="--portable has no int8-kv8"):
-        portable_precisions(parse_precisions("int8-kv8"))
+        portable_recipes(parse_precisions("int8-kv8"))
 
 
 def test_the_precision_of_the_weights_comes_first():

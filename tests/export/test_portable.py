@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from export.bundle import export_bundle
 from export.errors import ExportError
 from export.graph import build_graph
-from export.portable import DequantizedInt8, StandardFloat, portable_precisions
+from export.portable import DequantizedInt8, StandardFloat, portable_recipes
 from export.precisions import parse_precisions
 from export.standard_operators import StandardOperators
 from export.weight_formats import DynamicInt8
@@ -152,4 +152,4 @@ def test_the_manifest_and_other_engines_are_told(bundles):
 
 def test_a_precision_without_a_standard_form_is_refused():
     with pytest.raises(ExportError, match=r"no q4.*fp32,fp16,int8,q8"):
-        portable_precisions(parse_precisions("fp32,q4"))
+        portable_recipes(parse_precisions("fp32,q4"))

@@ -12,7 +12,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from export.calibration import Calibration
 from export.coverage import measure_coverage
 from export.graph_builder import GraphBuilder
-from export.precisions import PRECISIONS
+from export.precisions import WEIGHTS
 from export.quantize import quantize_blockwise, quantize_per_channel, restore_blockwise, zero_point
 from export.weight_formats import Blockwise, DynamicInt8, Float, Weight
 from tests.export.graphs import CHANGES, Graph, make_checkpoint, open_session, relative_difference
@@ -132,7 +132,7 @@ def with_restored_weights(model, precision: str):
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
 def test_every_configuration_stays_close_in_every_precision_on_every_path(precision, tolerance, changes, tmp_path):
     checkpoint, model = make_checkpoint(tmp_path / "checkpoint", changes)
-    weight_format = PRECISIONS[precision].make_format(Calibration(checkpoint, tokens=0))
+    weight_format = WEIGHTS[precision](Calibration(checkpoint, tokens=0))
     graph = Graph(checkpoint, weight_format, tmp_path / "model.onnx")
     ids = np.random.default_rng(0).integers(0, graph.config.vocab_size, (1, 24))
     with torch.inference_mode():
@@ -161,7 +161,7 @@ def test_every_configuration_stays_close_in_every_precision_on_every_path(precis
 def test_the_optimized_graph_reads_the_weights_as_promised_and_one_table(precision, types, tied, tmp_path):
     checkpoint, _ = make_checkpoint(tmp_path / "checkpoint", {"tie_word_embeddings": tied})
     config = checkpoint.config
-    Graph(checkpoint, PRECISIONS[precision].make_format(Calibration(checkpoint, tokens=0)), tmp_path / "model.onnx")
+    Graph(checkpoint, WEIGHTS[precision](Calibration(checkpoint, tokens=0)), tmp_path / "model.onnx")
     coverage = measure_coverage(tmp_path / "model.onnx", config.vocab_size, config.hidden_size)
     assert coverage.weight_bytes.keys() == types
     assert (coverage.int8_fraction == 1) == (types == {"int8"})
