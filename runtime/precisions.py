@@ -4,8 +4,8 @@ To add a precision, add a row here and a recipe for its weights in `export/preci
 precision's name. For `row = PRECISIONS[name]`:
 
 - `row.file`, `row.weights`, `row.has_int8_cache`: where its graph and its weights are, and what its KV cache holds.
-- `row.batch_invariant`, `row.can_be_batch_invariant`, `row.rounding_is_harmless`: whether a session may reuse prefixes,
-  run rows together and check guessed tokens without changing what is generated.
+- `row.batch_invariant`, `row.can_be_batch_invariant`, `row.independent_rows`, `row.rounding_is_harmless`: whether a
+  session may reuse prefixes, run rows together and check guessed tokens without changing what is generated.
 - `row.limits`, `row.colour`, `row.summary`: for the comparison, its report, the help and the model card.
 
 `batch_invariant_names()` lists those to recommend where batch invariance is needed. Importing this module loads nothing
@@ -48,6 +48,7 @@ class Precision:
         can_be_batch_invariant: a session can make it so by never running a single row alone.
         rounding_is_harmless: a difference in the last bits of an activation stays that small. Where activations or the
             cache are quantized, it can move a value by a whole step.
+        independent_rows: a sequence has the same logits, to the bit, whatever others share its passes.
         weights_from: the precision whose weights it shares, with a KV cache of int8 in place of its float32 one; None
             for a precision with weights of its own.
     """
@@ -60,6 +61,7 @@ class Precision:
     batch_invariant: bool = False
     can_be_batch_invariant: bool = True
     rounding_is_harmless: bool = False
+    independent_rows: bool = False
     weights_from: str | None = None
 
     @property
@@ -99,6 +101,7 @@ _INT8 = Precision(
     "8-bit weights, one scale a block, activations quantized a block at a time (MatMulNBits): the default",
     "#2563eb",
     Limits(0.01, 0.9, 0.01),
+    independent_rows=True,
 )
 _Q8 = Precision(
     "q8",

@@ -1,13 +1,9 @@
-"""One ONNX graph, opened for generation: token ids and a cache in, logits out.
-
-The only file that speaks to onnxruntime. Knows no text and no sampling.
-"""
+"""One ONNX graph, opened for generation: token ids and a cache in, logits out."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,14 +13,13 @@ import onnxruntime as ort
 from runtime import contract
 from runtime.bundle import Bundle
 from runtime.engine.binding import CacheBinding, one_line_errors
+from runtime.engine.chunks import ATTENTION_BLOCK, ChunkRule
 from runtime.engine.kv_cache import KVCache
 from runtime.engine.threads import default_threads
 from runtime.errors import BundleError, OptionError, PromptError
-from runtime.precisions import INT8_CACHE_SUFFIX, PRECISIONS
+from runtime.precisions import INT8_CACHE_SUFFIX, PRECISIONS, batch_invariant_names
 
 DEFAULT_CHUNK_TOKENS = 256
-# Rows of a block of queries in attention are a multiple of this (twice head_dim, for a usual cache of the CPU).
-ATTENTION_BLOCK = 16
 SILENT = 4  # what goes wrong is raised, in one line; onnxruntime would print it in several as well
 
 
@@ -38,18 +33,20 @@ class DecoderSession:
         in_place: write the cache in place. None asks the bundle; False copies past into present at every step, as
             graphs of other exporters need: slower, with the same tokens.
         spin: idle threads wait in a busy loop: faster on a machine of one's own, a burden on a shared one.
-        chunk_tokens: a longer prompt runs in chunks of so many tokens.
-        steady: never run a row alone, but a single token together with the one before it. Attention over one row rounds
-            otherwise than over several, so only then are fp32's, int8's and q4's logits the same bits however the
-            tokens come: one by one, in chunks, after a reused prefix, or guessed. Steps cost a tenth more, and a third
-            at a depth of 1,000 (docs/decisions/0012). int8-kv8 is so by itself, at no price, and q8 cannot be.
+        chunk_tokens: a longer prompt runs in chunks of this size.
+        batch_invariant: make logits the same bits however tokens are grouped into passes: one by one, in chunks, after
+            a reused prefix, or guessed. Attention over one row rounds otherwise than over several, so such a session
+            never runs a row alone, but together with the one before it. Steps cost a tenth more, and a third at a
+            depth of 1,000 (docs/decisions/0012). int8-kv8 is batch-invariant by itself, at no price; q8 cannot be.
 
     Attributes:
         cache_dtype: float32, or int8.
+        batch_invariant: whether logits are the same bits however tokens are grouped, by itself or as asked for.
+        chunks: how prompts are cut into passes.
         graph_seconds: spent inside onnxruntime so far; the rest of a step is Python's and NumPy's.
 
     Raises:
-        OptionError: no such precision, threads or chunk_tokens < 1, or q8 that is to be steady.
+        OptionError: no such precision, threads or chunk_tokens < 1, or q8 that is to be batch-invariant.
         BundleError: the graph cannot be opened, or breaks the contract.
     """
 
@@ -62,25 +59,32 @@ class DecoderSession:
         in_place: bool | None = None,
         spin: bool = True,
         chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
-        steady: bool = False,
+        batch_invariant: bool = False,
     ) -> None:
         path = bundle.model_file(precision)
-        row = PRECISIONS[precision]
+        self._row = PRECISIONS[precision]
         self.shape = bundle.shape
         self.precision = precision
         self.threads = default_threads() if threads is None else threads
         if self.threads < 1:
             raise OptionError(f"threads must be at least 1, not {threads}")
-        self.steady = steady and not row.batch_invariant
-        self.chunk_tokens = chunk_tokens
-        if steady and not row.can_be_batch_invariant:
+        if batch_invariant and not self._row.can_be_batch_invariant:
             raise OptionError(
-                f"{precision} cannot be steady: it scales activations over all tokens of a pass; take int8 or q4"
+                f"{precision} cannot be batch-invariant: it scales activations over all tokens of a pass; "
+                "take int8 or q4"
             )
         if chunk_tokens < 1:
             raise OptionError(f"chunk_tokens must be at least 1, not {chunk_tokens}")
-        if self.steady and chunk_tokens % ATTENTION_BLOCK:
-            raise OptionError(f"a steady session's chunk_tokens must be a multiple of {ATTENTION_BLOCK}")
+        self.batch_invariant = batch_invariant or self._row.batch_invariant
+        self._never_single = self.batch_invariant and not self._row.batch_invariant
+        if self._never_single and chunk_tokens % ATTENTION_BLOCK:
+            raise OptionError(f"a batch-invariant session's chunk_tokens must be a multiple of {ATTENTION_BLOCK}")
+        self.chunks = ChunkRule(
+            chunk_tokens,
+            query_block=2 * self.shape.head_dim,  # where a core's cache of level 2 is half a megabyte or more
+            never_single=self._never_single,
+            is_divisible=self._row.can_be_batch_invariant,
+        )
         with one_line_errors(path, "cannot be opened by"):
             self._ort = ort.InferenceSession(str(path), _session_options(self.threads, spin), ["CPUExecutionProvider"])
         self._path = path
@@ -96,7 +100,7 @@ class DecoderSession:
         self._bindings: WeakKeyDictionary[KVCache, CacheBinding] = WeakKeyDictionary()
 
     def new_cache(self, capacity_tokens: int = 0) -> KVCache:
-        """An empty cache with room for so many tokens; it grows when more come."""
+        """An empty cache with room for `capacity_tokens`; it grows when more come."""
         return KVCache(self.shape, capacity_tokens, self.cache_dtype)
 
     @property
@@ -107,12 +111,28 @@ class DecoderSession:
         return numbers * np.dtype(self.cache_dtype).itemsize
 
     @property
-    def is_exact(self) -> bool:
-        """Whether logits are the same bits however tokens come: in int8-kv8, and in a steady session."""
-        return PRECISIONS[self.precision].batch_invariant or self.steady
+    def decodes_rows_together(self) -> bool:
+        """Whether several sequences can take their steps in one pass."""
+        return self.in_place and not self._never_single
+
+    @property
+    def has_independent_rows(self) -> bool:
+        """Whether a sequence has the same logits, to the bit, whatever others share its passes."""
+        return self._row.independent_rows
+
+    def check_prompt_lookup(self) -> None:
+        """Raise OptionError where checking several guesses in a pass could change what is generated."""
+        if self.batch_invariant or self._row.rounding_is_harmless:
+            return
+        others = " or ".join(batch_invariant_names())
+        raise OptionError(
+            f"prompt lookup could change tokens in {self.precision}, which rounds several in a pass otherwise than "
+            f"one: choose the precision {others} (`export run --precisions {others}` makes it), or int8 with "
+            "`batch_invariant` (--batch-invariant), which costs a tenth of the speed or more"
+        )
 
     def check_cache(self, cache: KVCache) -> None:
-        """Raise OptionError where a cache has not the dtype of this graph's."""
+        """Raise OptionError where a cache has another dtype than this graph's."""
         if cache.dtype is not self.cache_dtype:
             theirs, ours = np.dtype(cache.dtype).name, np.dtype(self.cache_dtype).name
             raise OptionError(
@@ -134,7 +154,7 @@ class DecoderSession:
     ) -> np.ndarray:
         """Run new tokens after the cached ones, and put them into the cache.
 
-        Many tokens run in chunks of `chunk_tokens`, so that what is in memory at once does not grow with the prompt.
+        Many tokens run in chunks of `chunk_tokens`, so that the activations in memory do not grow with the prompt.
 
         Args:
             token_ids: the new tokens, at least one.
@@ -151,8 +171,8 @@ class DecoderSession:
         """
         self.check_cache(cache)
         if len(token_ids) == 1 and self._is_token_id(token_ids[0]):
-            if self.steady and cache.length:
-                return self._decode_steadily(int(token_ids[0]), cache)
+            if self._never_single and cache.length:
+                return self._decode_in_company(int(token_ids[0]), cache)
             if self.in_place:
                 return self._decode(int(token_ids[0]), cache)
         input_ids = self.check_token_ids(token_ids)
@@ -161,7 +181,7 @@ class DecoderSession:
         dropped = tokens - min(num_logits_to_keep or tokens, tokens)  # positions whose logits nobody asked for
         logits = []
         try:
-            for start, end in pairwise(self.chunk_bounds(tokens)):
+            for start, end in self.chunks.pairs(tokens):
                 chunk = input_ids[:, start:end]
                 kept = max(0, end - max(start, dropped))
                 # The graph gives one row at least.
@@ -171,16 +191,6 @@ class DecoderSession:
             cache.trim(held)
             raise
         return logits[-1] if len(logits[-1]) == tokens - dropped else np.concatenate(logits)
-
-    def chunk_bounds(self, tokens: int) -> list[int]:
-        """Where the chunks of so many new tokens begin, and where the last one ends."""
-        bounds = [*range(0, tokens, self.chunk_tokens), tokens]
-        # Attention takes queries in blocks, and a block of one row rounds as a pass of one row does.
-        if self.steady and tokens > 1 and (tokens - bounds[-2]) % ATTENTION_BLOCK == 1:
-            bounds.insert(-1, tokens - 2)
-            if bounds[-3] > tokens - 2:
-                del bounds[-3]
-        return bounds
 
     def bind(self, buffers: Sequence[np.ndarray]) -> CacheBinding:
         """This graph over buffers [batch_size, num_key_value_heads, capacity, head_dim], written in place."""
@@ -193,7 +203,7 @@ class DecoderSession:
         cache.add((token_id,))
         return logits.copy()  # 10 us at a vocabulary of 49,152, for logits that are the caller's to keep
 
-    def _decode_steadily(self, token_id: int, cache: KVCache) -> np.ndarray:
+    def _decode_in_company(self, token_id: int, cache: KVCache) -> np.ndarray:
         """`forward` of one token and the one before it, whose rows are written again with the same bits."""
         cache.reserve(cache.length + 1)
         before = cache.token_ids[-1]

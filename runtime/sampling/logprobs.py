@@ -1,19 +1,17 @@
-"""Log-probabilities: of the tokens that are drawn, and of a given text.
+"""Log-probabilities: of tokens as they are drawn, and of a given text.
 
-They are the model's own, of the logits as it gave them: neither temperature nor processors nor filters change them.
+They are the model's own: computed from its logits before temperature, processors and filters.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from runtime.sampling.logits_processors import LogitsProcessor
-from runtime.sampling.sampler import Sampler, check_finite, most_likely
+from runtime.sampling.sampler import check_finite, most_likely
 
 
 class TokenLogprob(NamedTuple):
@@ -46,50 +44,18 @@ class TextScore:
         return float(np.exp(-self.total / max(1, len(self.logprobs))))
 
 
-class ScoredSampler:
-    """Processors and a sampler that also note how likely each token was that they drew.
+class SampledToken(NamedTuple):
+    """A token that was drawn.
 
-    Give `process` as the only processor and `sample` as the sampler; for every token drawn, `pop` tells its
-    log-probabilities, in the order in which they were drawn.
-
-    Args:
-        sampler: draws.
-        processors: run before it, in order.
-        top_logprobs: how many of the likeliest tokens to tell; None for no log-probabilities at all.
+    Attributes:
+        token_id: which one.
+        logprob: its log-probability in nats, of the model's own distribution; None where nobody asked.
+        top_logprobs: the likeliest tokens in its place, in descending order.
     """
 
-    def __init__(
-        self,
-        sampler: Sampler,
-        processors: Sequence[LogitsProcessor],
-        *,
-        top_logprobs: int | None = None,
-    ) -> None:
-        self._sampler = sampler
-        self._processors = tuple(processors)
-        self._top = top_logprobs
-        self._raw = np.zeros(0, np.float32)
-        self._drawn: deque[tuple[float, tuple[TokenLogprob, ...]]] = deque()
-
-    def process(self, token_ids: Sequence[int], logits: np.ndarray) -> np.ndarray:
-        """Run the processors. Raises NumericError at NaN, which a processor might forbid and so hide."""
-        self._raw = logits
-        if self._processors:
-            check_finite(logits.max())
-        for process in self._processors:
-            logits = process(token_ids, logits)
-        return logits
-
-    def sample(self, logits: np.ndarray) -> int:
-        """Draw a token and note its log-probabilities."""
-        token_id = self._sampler(logits)
-        if self._top is not None:
-            self._drawn.append(token_logprobs(self._raw, token_id, self._top))
-        return token_id
-
-    def pop(self) -> tuple[float | None, tuple[TokenLogprob, ...]]:
-        """Of the earliest token not yet told: its log-probability, and the likeliest tokens in descending order."""
-        return self._drawn.popleft() if self._drawn else (None, ())
+    token_id: int
+    logprob: float | None = None
+    top_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 def token_logprobs(logits: np.ndarray, token_id: int, top: int) -> tuple[float, tuple[TokenLogprob, ...]]:

@@ -1,0 +1,78 @@
+"""Where a long prompt is cut into passes, such that the cuts change no bit of its logits.
+
+Attention takes queries in blocks, and sums a block of one row otherwise than one of several (docs/decisions/0012). All
+other rows come out the same however a prompt is cut. So the only row to take care of is the prompt's last one: it must
+run alone if it would run alone in whole chunks, and in company otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+# Rows of a block of queries are a multiple of this.
+ATTENTION_BLOCK = 16
+# A small chunk is a multiple of this.
+SMALLEST_CHUNK = 8
+
+
+@dataclass(frozen=True)
+class ChunkRule:
+    """How one session's prompts are cut.
+
+    Attributes:
+        chunk_tokens: of a whole chunk.
+        query_block: rows of a block of queries in attention.
+        never_single: no row ever runs alone; chunk_tokens must then be a multiple of ATTENTION_BLOCK.
+        is_divisible: whether less than a whole chunk may run without changing the logits.
+    """
+
+    chunk_tokens: int
+    query_block: int
+    never_single: bool = False
+    is_divisible: bool = True
+
+    def end(self, start: int, total: int, budget: int | None = None) -> int:
+        """Where the chunk ends that begins at `start` of `total` new tokens.
+
+        Args:
+            start: 0, or where a chunk ended before.
+            total: new tokens.
+            budget: run about this many at most; None for a whole chunk.
+        """
+        whole = min((start // self.chunk_tokens + 1) * self.chunk_tokens, total)
+        is_small = self.is_divisible and self.chunk_tokens % ATTENTION_BLOCK == 0
+        if budget is None or not is_small or start + budget >= whole:
+            stop = whole
+        else:
+            stop = start + max(SMALLEST_CHUNK, budget // SMALLEST_CHUNK * SMALLEST_CHUNK)
+        begins_whole = start % self.chunk_tokens == 0
+        if stop == whole and begins_whole and not self.never_single:
+            return whole
+        tail = self._tail(total) if is_small else total
+        if start >= tail:
+            return total
+        if stop >= total and start % ATTENTION_BLOCK == 0 and total % ATTENTION_BLOCK != 1:
+            return total
+        return min(stop, tail)
+
+    def bounds(self, total: int) -> list[int]:
+        """Where the whole chunks of `total` new tokens begin, and where the last one ends."""
+        bounds = [0]
+        while bounds[-1] < total:
+            bounds.append(self.end(bounds[-1], total))
+        return bounds
+
+    def pairs(self, total: int) -> list[tuple[int, int]]:
+        """Start and end of each whole chunk."""
+        return list(pairwise(self.bounds(total)))
+
+    def _tail(self, total: int) -> int:
+        """Where the last chunk begins, if the chunks before it are small ones."""
+        last = (total - 1) % self.chunk_tokens + 1  # tokens of the last whole chunk
+        if last % ATTENTION_BLOCK != 1:
+            return (total - 1) // ATTENTION_BLOCK * ATTENTION_BLOCK
+        if self.never_single:
+            return max(0, total - 2)
+        runs_alone = last == 1 or last % self.query_block == 1
+        return total - 1 if runs_alone else total - 1 - ATTENTION_BLOCK
