@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from app.models import Models
-from runtime.generation.chunk import Chunk, FinishReason, Generation
+from runtime.generation.text_delta import TextDelta, FinishReason, Generation
 from runtime.sampling.options import SamplingOptions
 
 # A browser shows no more than this, and a small model makes tokens faster than a page can be sent.
@@ -72,24 +72,25 @@ def stream(
     limit = max(1, min(request.sampling.max_new_tokens or room, room))
     sampling = replace(request.sampling, max_new_tokens=limit)
     text = model.start(prompt_ids, sampling, is_cancelled=stop.is_set)
-    chunks, generation = text.chunks(), Generation(prompt_tokens=len(prompt_ids), cached_tokens=text.held_tokens)
+    deltas, generation = text.deltas(), Generation(prompt_tokens=len(prompt_ids))
     shown_seconds = float("-inf")
     finish_reason: FinishReason | None = None
     while finish_reason is None:
         started_seconds = time.perf_counter()
-        chunk = next(chunks)
+        delta = next(deltas)
         now_seconds = time.perf_counter()
-        _add(generation, chunk, now_seconds - started_seconds)
-        finish_reason = chunk.finish_reason
+        generation.cached_tokens = text.cached_tokens
+        _add(generation, delta, now_seconds - started_seconds)
+        finish_reason = delta.finish_reason
         if finish_reason or now_seconds - shown_seconds >= update_seconds:
             shown_seconds = now_seconds
             yield Progress(request, limit, _copy(generation), finish_reason)
 
 
-def _add(generation: Generation, chunk: Chunk, seconds: float) -> None:
+def _add(generation: Generation, delta: TextDelta, seconds: float) -> None:
     is_first = not generation.token_ids
-    generation.add(chunk)
-    if chunk.token_id is None:
+    generation.add(delta)
+    if delta.token_id is None:
         return
     if is_first:
         generation.time_to_first_token_seconds = seconds

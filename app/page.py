@@ -14,7 +14,7 @@ from app import render
 from app.generation import Request, stream
 from app.models import Models
 from runtime.errors import OptionError, SmolTextError
-from runtime.generation.generate import DEFAULT_MAX_NEW_TOKENS
+from runtime.engine.sequence import DEFAULT_MAX_NEW_TOKENS
 from runtime.sampling.options import SamplingOptions, meaning
 
 # Whatever generates shares this queue: the CPU is one, and two generations at once are each half as fast.

@@ -29,7 +29,6 @@ from runtime import Bundle, DecoderSession, SamplingOptions
 from runtime.cli.command_line import run_to_exit_code
 from runtime.errors import OptionError
 from runtime.generation.generate import generate_step
-from runtime.generation.speculation import check_prompt_lookup
 from runtime.sampling.sampler import make_sampler
 from runtime.text.tokenizer import Tokenizer
 
@@ -134,9 +133,9 @@ def _timed(
     """Seconds from the first token to the last, and the tokens."""
     sampler = make_sampler(SamplingOptions(temperature=0 if greedy else 1, top_p=1, seed=0))
     steps = generate_step(session, prompt, max_new_tokens=new_tokens, sampler=sampler, prompt_lookup=prompt_lookup)
-    token_ids = [next(steps)]
+    token_ids = [next(steps).token_id]
     started = time.perf_counter()
-    token_ids += steps
+    token_ids += [token.token_id for token in steps]
     return time.perf_counter() - started, token_ids
 
 
@@ -161,7 +160,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     pairs.add_argument("bundle", metavar="BUNDLE")
     pairs.add_argument("texts", type=Path, metavar="FOLDER", help="of *.txt")
     pairs.add_argument("--precision", default="int8-kv8")
-    pairs.add_argument("--steady", action="store_true")
+    pairs.add_argument("--batch-invariant", action="store_true")
     pairs.add_argument("--threads", type=int, default=2)
     pairs.add_argument("--prompts", type=int, default=8, help="of each text (default %(default)s)")
     return parser.parse_args(argv)
@@ -186,8 +185,8 @@ def _write(arguments: argparse.Namespace) -> None:
 def _measure(arguments: argparse.Namespace) -> None:
     texts = _split_texts(arguments.texts)
     bundle = Bundle.open(arguments.bundle)
-    session = DecoderSession(bundle, arguments.precision, threads=arguments.threads, steady=arguments.steady)
-    check_prompt_lookup(session)
+    session = DecoderSession(bundle, arguments.precision, threads=arguments.threads, batch_invariant=arguments.batch_invariant)
+    session.check_prompt_lookup()
     tokenizer = Tokenizer(bundle)
     print(f"{'':<30}{'with lookup':>22}  {'same tokens':>11}  {'copied':>6}")
     for copy in (True, False):

@@ -12,38 +12,44 @@ if TYPE_CHECKING:
     from runtime.bundle import Bundle
     from runtime.chat_session import ChatSession
     from runtime.engine.prompt_cache import PromptCache
+    from runtime.engine.scheduler import Scheduler
+    from runtime.engine.sequence import Request
     from runtime.engine.session import DecoderSession
-    from runtime.generation.batching import Request, generate_batch
-    from runtime.generation.chunk import Chunk, Generation
-    from runtime.generation.generate import generate_step
+    from runtime.generation.generate import generate_batch, generate_step
+    from runtime.generation.text_delta import Generation, TextDelta
     from runtime.language_model import LanguageModel
+    from runtime.sampling.logprobs import SampledToken
     from runtime.sampling.options import SamplingOptions
 
 # Loaded on first use: `python -m runtime --help` must not wait for onnxruntime.
 _HOMES = {
     "Bundle": "runtime.bundle",
     "ChatSession": "runtime.chat_session",
-    "Chunk": "runtime.generation.chunk",
     "DecoderSession": "runtime.engine.session",
-    "Generation": "runtime.generation.chunk",
+    "Generation": "runtime.generation.text_delta",
     "LanguageModel": "runtime.language_model",
     "PromptCache": "runtime.engine.prompt_cache",
-    "Request": "runtime.generation.batching",
+    "Request": "runtime.engine.sequence",
+    "SampledToken": "runtime.sampling.logprobs",
     "SamplingOptions": "runtime.sampling.options",
-    "generate_batch": "runtime.generation.batching",
+    "Scheduler": "runtime.engine.scheduler",
+    "TextDelta": "runtime.generation.text_delta",
+    "generate_batch": "runtime.generation.generate",
     "generate_step": "runtime.generation.generate",
 }
 
 __all__ = [
     "Bundle",
     "ChatSession",
-    "Chunk",
     "DecoderSession",
     "Generation",
     "LanguageModel",
     "PromptCache",
     "Request",
+    "SampledToken",
     "SamplingOptions",
+    "Scheduler",
+    "TextDelta",
     "generate_batch",
     "generate_step",
 ]

@@ -171,10 +171,10 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
         "--prompt-lookup",
         action="store_true",
         help="guess tokens from the text so far: faster where it repeats itself, with the same tokens; in int8-kv8 or "
-        "fp32, or with --steady",
+        "fp32, or with --batch-invariant",
     )
     parser.add_argument(
-        "--steady",
+        "--batch-invariant",
         action="store_true",
         help="the same bits however tokens come together, as --prompt-lookup needs them; a tenth slower",
     )

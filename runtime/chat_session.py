@@ -10,8 +10,8 @@ from collections.abc import Generator, Iterator
 from typing import Literal, get_args
 
 from runtime.errors import OptionError, PromptError
-from runtime.generation.chunk import Chunk
-from runtime.generation.generate import DEFAULT_MAX_NEW_TOKENS
+from runtime.engine.sequence import DEFAULT_MAX_NEW_TOKENS
+from runtime.generation.text_delta import TextDelta
 from runtime.generation.text_stream import IsCancelled, TextStream
 from runtime.language_model import LanguageModel
 from runtime.sampling.options import SamplingOptions
@@ -56,7 +56,7 @@ class ChatSession:
         self._policy = context_policy
         self._context = model.session.shape.max_position_embeddings
         self._cache = model.session.new_cache()
-        self._answering: Iterator[Chunk] = iter(())
+        self._answering: Iterator[TextDelta] = iter(())
         self.reset(system)
 
     def reset(self, system: str | None = None) -> None:
@@ -68,7 +68,7 @@ class ChatSession:
 
     def ask(
         self, question: str, sampling: SamplingOptions | None = None, *, is_cancelled: IsCancelled | None = None
-    ) -> Iterator[Chunk]:
+    ) -> Iterator[TextDelta]:
         """Stream the answer; an answer that is still under way ends. The arguments are those of `LanguageModel.chat`.
 
         Raises:
@@ -87,18 +87,19 @@ class ChatSession:
             raise self._too_long(kept, len(prompt_ids), sampling)
         stream = self._model.start(prompt_ids, sampling, is_cancelled=is_cancelled, cache=self._cache)
         self.dropped_messages = len(messages) - len(kept)
-        self.prompt_tokens, self.prefilled_tokens = len(prompt_ids), len(prompt_ids) - stream.held_tokens
+        cached_tokens = min(self._cache.common_prefix(prompt_ids), len(prompt_ids) - 1)
+        self.prompt_tokens, self.prefilled_tokens = len(prompt_ids), len(prompt_ids) - cached_tokens
         self._answering = self._answer(stream, kept, text, prompt_ids)
         return self._answering
 
     def _answer(
         self, stream: TextStream, messages: list[Message], prompt: str, prompt_ids: list[int]
-    ) -> Iterator[Chunk]:
+    ) -> Iterator[TextDelta]:
         answer = ""
         try:
-            for chunk in stream.chunks():
-                answer += chunk.text
-                yield chunk
+            for delta in stream.deltas():
+                answer += delta.text
+                yield delta
         finally:
             self.messages = [*messages, {"role": "assistant", "content": answer}]
             # Cut off at a stop string, the text is not that of the ids.

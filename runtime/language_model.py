@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from runtime.bundle import Bundle
-from runtime.engine.fair_lock import FairLock
 from runtime.engine.kv_cache import KVCache
 from runtime.engine.prompt_cache import PromptCache
+from runtime.engine.scheduler import Scheduler
 from runtime.engine.session import DecoderSession
+from runtime.engine.shared_scheduler import SharedScheduler
 from runtime.errors import OptionError, PromptError
-from runtime.generation.chunk import Chunk, Generation, collect
-from runtime.generation.continuation import Continuation
-from runtime.generation.generate import generate_step
-from runtime.generation.speculation import check_prompt_lookup
+from runtime.generation.text_delta import Generation, TextDelta, collect
+from runtime.generation.text_request import TextRequest
 from runtime.generation.text_stream import IsCancelled, TextStream
 from runtime.sampling.constraint import GrammarVocabulary
 from runtime.sampling.logits_processors import LogitsProcessor
@@ -24,6 +23,8 @@ from runtime.sampling.options import SamplingOptions
 from runtime.text.chat_template import ChatTemplate, Message
 from runtime.text.tokenizer import Tokenizer
 
+# While streams decode, a chunk of another's prompt takes about so many of their steps: no one waits for three.
+MAX_PAUSE_STEPS = 1.5
 SCORED_AT_ONCE = 128  # tokens: their logits take 25 MB at a vocabulary of 49,152
 
 
@@ -47,14 +48,20 @@ class LanguageModel:
         self.bundle = bundle
         self.session = session
         self.tokenizer = tokenizer
-        self._prefill_session = prefill_session
         self._prompt_lookup = prompt_lookup
-        # A text must not depend on what was computed before it. In an exact session every row is the one that its own
-        # prefill would give; elsewhere whole chunks of prompts are, since the passes after them are the same ones.
-        self._reuses_all = session.is_exact and prefill_session is None
-        self._chunk_tokens = (prefill_session or session).chunk_tokens
-        self._prompts = PromptCache(session, cached_prompts, 1 if self._reuses_all else self._chunk_tokens)
-        self._lock = FairLock()  # a session computes one step at a time
+        # A text must not depend on what was computed before it. In a batch-invariant session every row is the one that
+        # its own prefill would give; elsewhere whole chunks of prompts are, since the same passes follow them.
+        reuses_all = session.batch_invariant and prefill_session is None
+        chunk_tokens = (prefill_session or session).chunks.chunk_tokens
+        self._scheduler = SharedScheduler(
+            Scheduler(
+                session,
+                prefill_session=prefill_session,
+                prompts=PromptCache(session, cached_prompts, 1 if reuses_all else chunk_tokens),
+                batches=session.has_independent_rows,  # nor on who else is served
+                max_pause_steps=MAX_PAUSE_STEPS,
+            )
+        )
 
     @classmethod
     def load(
@@ -65,7 +72,7 @@ class LanguageModel:
         prefill_precision: str | None = None,
         threads: int | None = None,
         prompt_lookup: bool = False,
-        steady: bool = False,
+        batch_invariant: bool = False,
         cached_prompts: int = 1,
         revision: str | None = None,
     ) -> LanguageModel:
@@ -78,28 +85,30 @@ class LanguageModel:
                 fastest at many tokens at once, at the price of a second set of weights in memory.
             threads: of a matrix product; None for the physical cores that we may use.
             prompt_lookup: check several tokens at once that are guessed from the text so far: faster where the output
-                repeats the prompt, and the tokens are the same. In "int8-kv8", in fp32, or with `steady`.
-            steady: give the same bits however tokens come together; steps cost a tenth more (see DecoderSession). One
-                precision must run prompts and steps then.
-            cached_prompts: keep the caches of so many last generations, so that what a prompt begins with like one of
-                them is not computed again, and the text is the same: whole chunks of the prompt, or in an exact session
-                ("int8-kv8", `steady`) that runs its own prompts all of it and of the answer.
+                repeats the prompt, and the tokens are the same. In "int8-kv8", in fp32, or with `batch_invariant`.
+            batch_invariant: give the same bits however tokens are grouped into passes; steps cost a tenth more (see
+                DecoderSession). One precision must run prompts and steps then.
+            cached_prompts: keep the caches of this many last generations. A prefix that a prompt shares with one of
+                them is not computed again, and the text is the same: whole chunks of the prompt are reused, and in a
+                batch-invariant session that runs its own prompts every token of it and of the answer.
             revision: branch, tag or commit of a Hub id.
 
         Raises:
             BundleError: it is no sound bundle.
             OptionError: it lacks the precision, threads < 1, cached_prompts < 0, the two precisions do not go together,
-                q8 cannot be steady, or prompt lookup could change tokens.
+                q8 cannot be batch-invariant, or prompt lookup could change tokens.
         """
         bundle = Bundle.open(path_or_hub_id, revision=revision)
         tokenizer = Tokenizer(bundle)
-        session = DecoderSession(bundle, precision or bundle.default_precision, threads=threads, steady=steady)
+        session = DecoderSession(bundle, precision or bundle.default_precision, threads=threads, batch_invariant=batch_invariant)
         if prompt_lookup:
-            check_prompt_lookup(session)
+            session.check_prompt_lookup()
         prefill_session = None
         if prefill_precision is not None and prefill_precision != session.precision:
-            if session.steady:  # a steady step writes the row before it again, as its own precision has it
-                raise OptionError(f"a steady {session.precision} runs its prompts itself, not in {prefill_precision}")
+            if batch_invariant:  # rows of another precision are not the bits of this one's
+                raise OptionError(
+                    f"a batch-invariant {session.precision} runs its prompts itself, not in {prefill_precision}"
+                )
             prefill_session = DecoderSession(bundle, prefill_precision, threads=threads)
             prefill_session.check_cache(session.new_cache())
         return cls(
@@ -118,7 +127,7 @@ class LanguageModel:
         *,
         logits_processors: Sequence[LogitsProcessor] = (),
         is_cancelled: IsCancelled | None = None,
-    ) -> Iterator[Chunk]:
+    ) -> Iterator[TextDelta]:
         """Continue a prompt, piece by piece. Closing the iterator stops the computation.
 
         Args:
@@ -134,7 +143,7 @@ class LanguageModel:
         """
         return self.start(
             self._prompt_ids(prompt), sampling, logits_processors=logits_processors, is_cancelled=is_cancelled
-        ).chunks()
+        ).deltas()
 
     def generate(
         self,
@@ -147,7 +156,9 @@ class LanguageModel:
         """`stream`, collected and timed. Takes and raises the same."""
         prompt_ids = self._prompt_ids(prompt)
         stream = self.start(prompt_ids, sampling, logits_processors=logits_processors, is_cancelled=is_cancelled)
-        return collect(stream.chunks(), prompt_tokens=len(prompt_ids), cached_tokens=stream.held_tokens)
+        result = collect(stream.deltas(), prompt_tokens=len(prompt_ids))
+        result.cached_tokens = stream.cached_tokens
+        return result
 
     def chat(
         self,
@@ -155,11 +166,11 @@ class LanguageModel:
         sampling: SamplingOptions | None = None,
         *,
         is_cancelled: IsCancelled | None = None,
-    ) -> Iterator[Chunk]:
+    ) -> Iterator[TextDelta]:
         """Stream the assistant's answer to messages such as `[{"role": "user", "content": "Hi"}]`.
 
-        Of the messages, what begins like the last prompt is not computed again (`cached_prompts`); a `ChatSession`
-        computes what is new and nothing else, in every precision.
+        A prefix shared with an earlier prompt is not computed again (`cached_prompts`); a `ChatSession` computes what is
+        new and nothing else, in every precision.
 
         Raises:
             ChatTemplateError: the bundle has no chat template, or it refuses the messages.
@@ -184,7 +195,7 @@ class LanguageModel:
             return TextScore([], [])
         token_ids, cache = prompt_ids + text_ids, self.session.new_cache(total)
         logprobs: list[float] = []
-        with self._lock:
+        with self._scheduler.turn():
             if len(prompt_ids) > 1:
                 self.session.forward(prompt_ids[:-1], cache)
             for start in range(len(prompt_ids) - 1, total - 1, SCORED_AT_ONCE):
@@ -210,56 +221,25 @@ class LanguageModel:
         """A stream on token ids, checked and not yet computing; with a cache it goes on from what that holds."""
         self.session.check_token_ids(prompt_ids)
         prompt_ids = list(prompt_ids)
-        continuation = self.continuation(prompt_ids, sampling, logits_processors=logits_processors)
 
-        def steps(new_ids: Sequence[int], cache: KVCache) -> Generator[int]:
-            return generate_step(
-                self.session,
-                new_ids,
-                max_new_tokens=continuation.limit,
-                sampler=continuation.sample,
-                logits_processors=[continuation.process],
-                cache=cache,
-                prompt_lookup=self._prompt_lookup,
-                prefill_session=self._prefill_session,
+        def make_request(on_delta: Callable[[TextDelta], object]) -> TextRequest:
+            return self.text_request(
+                prompt_ids, sampling, logits_processors=logits_processors, cache=cache, on_delta=on_delta
             )
 
-        release = None
-        if cache is None:
-            release = self._keep(prompt_ids)
-            cache = self._prompts.take(prompt_ids, len(prompt_ids) + continuation.limit)
-        return TextStream(
-            continuation,
-            prompt_ids,
-            steps,
-            cache,
-            prefill_session=self._prefill_session or self.session,
-            is_cancelled=is_cancelled,
-            release=release,
-            lock=self._lock,
-        )
+        return TextStream(make_request, self._scheduler, is_cancelled=is_cancelled)
 
-    def _keep(self, prompt_ids: Sequence[int]) -> Callable[[KVCache], None]:
-        """What keeps a cache for later prompts when the text after this one has ended."""
-
-        def keep(cache: KVCache) -> None:
-            if not self._reuses_all:
-                whole = min(cache.length, len(prompt_ids)) // self._chunk_tokens * self._chunk_tokens
-                cache.trim(whole)
-            if cache.length:
-                self._prompts.give_back(cache)
-
-        return keep
-
-    def continuation(
+    def text_request(
         self,
         prompt_ids: Sequence[int],
         sampling: SamplingOptions | None = None,
         *,
         logits_processors: Sequence[LogitsProcessor] = (),
-    ) -> Continuation:
-        """How tokens after a prompt are drawn, and what text they make: for those who run the loop themselves."""
-        return Continuation(
+        cache: KVCache | None = None,
+        on_delta: Callable[[TextDelta], object],
+    ) -> TextRequest:
+        """A request for a scheduler of one's own, whose tokens come as pieces of text."""
+        return TextRequest(
             self.session.shape,
             self.tokenizer,
             prompt_ids,
@@ -267,6 +247,9 @@ class LanguageModel:
             stop_token_ids=self.bundle.eos_token_ids,
             vocabulary=lambda: self._vocabulary,
             logits_processors=logits_processors,
+            prompt_lookup=self._prompt_lookup,
+            cache=cache,
+            on_delta=on_delta,
         )
 
     @cached_property

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from runtime.errors import PromptError, SmolTextError
-from runtime.generation.batching import Request, generate_batch
-from runtime.generation.chunk import Generation
+from runtime.generation.generate import Request, generate_batch
+from runtime.generation.text_delta import Generation
 from runtime.language_model import LanguageModel
 from runtime.sampling.options import SamplingOptions
 

@@ -19,7 +19,7 @@ from runtime.errors import PromptError
 from runtime.evaluation.bench_sweep import Sweep
 from runtime.evaluation.bench_sweep import table as bench_table
 from runtime.evaluation.perplexity import measure_perplexity
-from runtime.generation.chunk import Generation, collect
+from runtime.generation.text_delta import Generation, collect
 from runtime.language_model import LanguageModel
 from runtime.text.tokenizer import Tokenizer
 
@@ -110,7 +110,12 @@ def _load(args: argparse.Namespace, **options: Any) -> LanguageModel:
 
 
 def _load_for_texts(args: argparse.Namespace) -> LanguageModel:
-    return _load(args, prefill_precision=args.prefill_precision, prompt_lookup=args.prompt_lookup, steady=args.steady)
+    return _load(
+        args,
+        prefill_precision=args.prefill_precision,
+        prompt_lookup=args.prompt_lookup,
+        batch_invariant=args.batch_invariant,
+    )
 
 
 def _read_prompt(prompt: str) -> str:

@@ -32,6 +32,20 @@ class FairLock:
     def __exit__(self, *_: object) -> None:
         self._leave(self._tickets[0])
 
+    def try_enter(self) -> bool:
+        """Take the lock if that needs no waiting at all, as a finalizer must; `__exit__` gives it back."""
+        if not self._changing.acquire(blocking=False):
+            return False
+        try:
+            if self._tickets:
+                return False
+            ticket = threading.Lock()
+            ticket.acquire()
+            self._tickets.append(ticket)
+            return True
+        finally:
+            self._changing.release()
+
     def _leave(self, ticket: threading.Lock) -> None:
         with self._changing:
             was_first = self._tickets[0] is ticket

@@ -1,4 +1,4 @@
-"""Prefixes computed once: what an earlier prompt shares with a new one is not prefilled again.
+"""Prefixes computed once: what a prompt shares with an earlier sequence is not prefilled again.
 
 A cache knows which tokens it holds, so nothing can get out of step: an answer that was cut off, or a caller who goes on
 from an earlier place, simply shares a shorter prefix.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from runtime.engine.kv_cache import KVCache
@@ -25,13 +25,14 @@ class PromptCache:
     ...     ...
     >>> prompts.give_back(cache)                                                          # doctest: +SKIP
 
-    Logits after a reused prefix are those of a prefill to rounding, and to the bit where the session is exact: its rows
-    may come from decodes, which sum in another order (docs/decisions/0012).
+    Logits after a reused prefix are those of a prefill to rounding, and to the bit where the session is batch-invariant:
+    rows may come from decodes, which sum in another order (docs/decisions/0012).
 
     Args:
         session: makes the caches; other sessions of its bundle may use them too.
-        max_caches: sequences kept; the one that was longest ago given back goes first.
-        granularity_tokens: prefixes of multiples of so many tokens are reused.
+        max_caches: sequences kept; the one given back longest ago goes first.
+        granularity_tokens: 1 reuses any prefix. A session's `chunk_tokens` reuses whole chunks of prompts alone, after
+            which the same passes follow as without reuse, so that the logits are the same bits in every precision.
 
     Raises:
         OptionError: max_caches below 0, or granularity_tokens below 1.
@@ -42,8 +43,8 @@ class PromptCache:
             raise OptionError(f"a prompt cache cannot keep {max_caches} caches by {granularity_tokens} tokens")
         self._session = session
         self._granularity = granularity_tokens
-        # The last ones are the newest. Appending takes no lock: the garbage collector may end a stream, which gives its
-        # cache back, at any time in any thread, also in one that is taking.
+        # The last ones are the newest. Appending takes no lock, so that a generator which the garbage collector ends may
+        # give its cache back in any thread, also in one that is taking.
         self._caches: deque[KVCache] = deque(maxlen=max_caches)
         self._taking = threading.Lock()
 
@@ -52,22 +53,35 @@ class PromptCache:
         """Bytes of all caches that are kept."""
         return sum(cache.nbytes for cache in self._caches.copy())
 
-    def take(self, prompt_ids: Sequence[int], capacity_tokens: int = 0) -> KVCache:
+    def take(
+        self,
+        prompt_ids: Sequence[int],
+        capacity_tokens: int = 0,
+        *,
+        lenders: Iterable[tuple[KVCache, int]] = (),
+    ) -> KVCache:
         """A cache that holds the longest known prefix of a prompt, and nothing else; yours until it is given back.
 
-        At least one token of the prompt is left to run: its logits are what a generation starts from. A sequence of
-        which the prompt shares at least half is handed over; any other is kept, and copied as far as they agree, at the
-        speed of memory.
+        At least one token of the prompt is left to run: its logits are what a generation starts from. A kept sequence
+        of which the prompt shares at least half is handed over; any other stays, and is copied as far as they agree.
 
         Args:
             prompt_ids: the whole prompt.
             capacity_tokens: room in all, for the prompt and what will be generated.
+            lenders: caches in use, and how many of their tokens may be copied.
         """
         with self._taking:
-            best = max(self._caches.copy(), key=lambda cache: cache.common_prefix(prompt_ids), default=None)
-            shared = min(best.common_prefix(prompt_ids), len(prompt_ids) - 1) if best is not None else 0
-            shared -= shared % self._granularity
-            if best is None or shared <= 0:
+            best, shared = None, 0
+            for cache in self._caches.copy():
+                if (found := self._shared(cache, cache.length, prompt_ids)) > shared:
+                    best, shared = cache, found
+            lender = None
+            for cache, tokens in lenders:
+                if (found := self._shared(cache, tokens, prompt_ids)) > shared:
+                    lender, shared = cache, found
+            if lender is not None:
+                return lender.copy(shared, capacity_tokens)
+            if best is None:
                 return self._session.new_cache(capacity_tokens)
             if 2 * shared < best.length:
                 return best.copy(shared, capacity_tokens)
@@ -76,6 +90,20 @@ class PromptCache:
         best.trim(shared)
         return best
 
+    def reusable_tokens(self, cache: KVCache, prompt_tokens: int) -> int:
+        """How many tokens of a cache, whose sequence began with `prompt_tokens`, later prompts may share."""
+        if not self._caches.maxlen:
+            return 0
+        if self._granularity == 1:
+            return cache.length
+        return min(cache.length, prompt_tokens) // self._granularity * self._granularity
+
+    def shrink(self, max_bytes: int) -> None:
+        """Let the oldest go until the rest takes at most this many bytes."""
+        while self._caches and self.nbytes > max_bytes:
+            with suppress(IndexError):  # another thread has just taken the last one
+                self._caches.popleft()
+
     def give_back(self, cache: KVCache) -> None:
         """Keep a cache, with whatever it holds now, for later prompts."""
         self._caches.append(cache)
@@ -83,3 +111,7 @@ class PromptCache:
     def clear(self) -> None:
         """Forget all."""
         self._caches.clear()
+
+    def _shared(self, cache: KVCache, tokens: int, prompt_ids: Sequence[int]) -> int:
+        shared = min(cache.common_prefix(prompt_ids), tokens, len(prompt_ids) - 1)
+        return shared // self._granularity * self._granularity

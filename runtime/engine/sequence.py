@@ -101,6 +101,11 @@ class Sequence:
         """Whether the prompt has run."""
         return len(self.token_ids) > self.prompt_tokens
 
+    @property
+    def looks_up(self) -> bool:
+        """Whether it may run guesses, and so several tokens in a pass."""
+        return self._lookup is not None
+
     def guesses(self) -> list[int]:
         """Tokens that may come next, if the request asks for prompt lookup and they are worth a check."""
         if self._lookup is None:

@@ -196,6 +196,10 @@ class DecoderSession:
         """This graph over buffers [batch_size, num_key_value_heads, capacity, head_dim], written in place."""
         return CacheBinding(self._ort, self._path, self._cache_names, buffers, self.shape.vocab_size, self)
 
+    def unbind(self, cache: KVCache) -> None:
+        """Let go of the memory that a cache has left."""
+        self._bindings.pop(cache, None)
+
     def _decode(self, token_id: int, cache: KVCache) -> np.ndarray:
         """`forward` of one token: everything is bound already, so that it costs Python microseconds."""
         cache.reserve(cache.length + 1)

@@ -1,25 +1,23 @@
-"""What a generation gives: chunks as they come, and all of them together."""
+"""What a generation gives: pieces of text as they come, and all of them together."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
+from runtime.engine.sequence import FinishReason
 from runtime.sampling.logprobs import TokenLogprob
-
-FinishReason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True)
-class Chunk:
+class TextDelta:
     """A piece of a stream. The last one has a finish reason, and may have no token.
 
     Attributes:
         text: new text; empty while a character or a possible stop string is unfinished.
-        token_id: the token that was drawn; None in a last chunk that only flushes text.
-        finish_reason: on the last chunk: "stop" (a stop token or string, or a complete constrained text), "length"
+        token_id: the token that was drawn; None in a last piece that only flushes text.
+        finish_reason: on the last piece: "stop" (a stop token or string, or a complete constrained text), "length"
             (max_new_tokens, or the context is full) or "cancelled".
         logprob: of the token, in nats, as the model gave it; None where SamplingOptions.top_logprobs is None.
         top_logprobs: the likeliest tokens in its place, in descending order.
@@ -39,7 +37,7 @@ class Generation:
     Attributes:
         text: the new text, without the prompt.
         token_ids: the new tokens, without the one that stopped it.
-        finish_reason: see Chunk.
+        finish_reason: see TextDelta.
         prompt_tokens: how many the prompt had.
         cached_tokens: of these, the first ones that an earlier prompt had computed.
         time_to_first_token_seconds: from the call to the first token: the prefill.
@@ -73,28 +71,28 @@ class Generation:
         """Tokens after the first over the time that they took; 0 with fewer than two."""
         return _rate(self.new_tokens - 1, self.decode_seconds)
 
-    def add(self, chunk: Chunk) -> None:
-        """Take in a chunk; the times are the caller's to tell."""
-        self.text += chunk.text
-        if chunk.token_id is not None:
-            self.token_ids.append(chunk.token_id)
-        if chunk.logprob is not None:
-            self.logprobs.append(chunk.logprob)
-            self.top_logprobs.append(chunk.top_logprobs)
-        if chunk.finish_reason is not None:
-            self.finish_reason = chunk.finish_reason
+    def add(self, delta: TextDelta) -> None:
+        """Take in a piece; the times are the caller's to tell."""
+        self.text += delta.text
+        if delta.token_id is not None:
+            self.token_ids.append(delta.token_id)
+        if delta.logprob is not None:
+            self.logprobs.append(delta.logprob)
+            self.top_logprobs.append(delta.top_logprobs)
+        if delta.finish_reason is not None:
+            self.finish_reason = delta.finish_reason
 
 
-def collect(chunks: Iterator[Chunk], *, prompt_tokens: int, cached_tokens: int = 0) -> Generation:
+def collect(deltas: Iterator[TextDelta], *, prompt_tokens: int) -> Generation:
     """Run a stream to its end and time it."""
-    result = Generation(prompt_tokens=prompt_tokens, cached_tokens=cached_tokens)
+    result = Generation(prompt_tokens=prompt_tokens)
     started = time.perf_counter()
     first = last = None
-    for chunk in chunks:
-        if chunk.token_id is not None:
+    for delta in deltas:
+        if delta.token_id is not None:
             last = time.perf_counter()
             first = first or last
-        result.add(chunk)
+        result.add(delta)
     if first is not None and last is not None:
         result.time_to_first_token_seconds = first - started
         result.decode_seconds = last - first

@@ -1,111 +1,98 @@
-"""A stream of text: the loop on token ids, one continuation of one prompt, and a caller who may stop it.
-
-A long prompt runs chunk by chunk, so that it can be stopped too, and other threads come in between.
-"""
+"""A stream of text: one sequence of a shared scheduler, and a caller who may stop it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager
-from functools import partial
-from itertools import pairwise
+from collections import deque
+from collections.abc import Callable, Iterator
 
-from runtime.engine.kv_cache import KVCache
-from runtime.engine.session import DecoderSession
-from runtime.generation.chunk import Chunk
-from runtime.generation.continuation import Continuation
+from runtime.engine.sequence import Sequence
+from runtime.engine.shared_scheduler import SharedScheduler
+from runtime.generation.text_delta import TextDelta
+from runtime.generation.text_request import TextRequest
 
 IsCancelled = Callable[[], bool]
-# From the prompt's last tokens, and the cache that holds those before them, to the new ones.
-Steps = Callable[[Sequence[int], KVCache], Generator[int]]
 
 
 class TextStream:
-    """One generation. Iterating over `chunks()` computes; making the stream does not.
+    """One generation. Iterating over `deltas()` computes; making the stream does not.
 
     Args:
-        continuation: of the prompt.
-        prompt_ids: the prompt, whole.
-        steps: the loop on ids, with the continuation's sampler and processors.
-        cache: may hold a beginning of the prompt, which is not computed again; what it holds else is forgotten.
-        prefill_session: runs all chunks of a long prompt but the last, which the loop runs; None leaves all to it.
-        is_cancelled: asked before every token and chunk; the stream ends once it says yes. Any thread may make it so.
-        release: called with the cache when the stream has ended, finished, left or failed; it holds the prompt and all
-            tokens but the last then. A stream that never began keeps its cache.
-        lock: held while a token or a chunk is computed, so that threads may share a session.
-
-    Attributes:
-        held_tokens: how many of the prompt's tokens need not be computed.
+        make_request: of the text, given what takes its pieces.
+        scheduler: runs the sequence beside those of other streams.
+        is_cancelled: asked before every token and every chunk of a long prompt; the stream ends once it says yes. Any
+            thread may make it so.
     """
 
     def __init__(
         self,
-        continuation: Continuation,
-        prompt_ids: Sequence[int],
-        steps: Steps,
-        cache: KVCache,
+        make_request: Callable[[Callable[[TextDelta], object]], TextRequest],
+        scheduler: SharedScheduler,
         *,
-        prefill_session: DecoderSession | None = None,
         is_cancelled: IsCancelled | None = None,
-        release: Callable[[KVCache], object] | None = None,
-        lock: AbstractContextManager[object],
     ) -> None:
-        self._continuation = continuation
-        # The last token must run in any case: its logits are what the text starts from.
-        self.held_tokens = min(cache.common_prefix(prompt_ids), len(prompt_ids) - 1)
-        cache.trim(self.held_tokens)
-        new_ids = prompt_ids[self.held_tokens :]
-        self._chunks: list[Callable[[], object]] = []
-        if prefill_session is not None:
-            *bounds, _ = prefill_session.chunk_bounds(len(new_ids))
-            self._chunks = [partial(prefill_session.forward, new_ids[a:b], cache) for a, b in pairwise(bounds)]
-            new_ids = new_ids[bounds[-1] :]
-        # Begun when all before is in the cache, for it takes from there what processors see.
-        self._begin = partial(steps, new_ids, cache)
-        self._steps: Generator[int] | None = None
+        self._came: deque[TextDelta] = deque()
+        self._text = make_request(self._receive)
+        self._scheduler = scheduler
         self._is_cancelled = is_cancelled or _never
-        self._cache, self._release = cache, release
-        self._lock = lock
+        self._sequence: Sequence | None = None
+        self._given_tokens = 0
+        self._is_used = False
+
+    @property
+    def cached_tokens(self) -> int:
+        """How many of the prompt's tokens were not computed; known once the first piece has come."""
+        return 0 if self._sequence is None else self._sequence.cached_tokens
 
     @property
     def new_ids(self) -> list[int]:
-        """The tokens so far, without the one that stopped it."""
-        return self._continuation.new_ids
+        """The tokens given out so far, without the one that stopped the text."""
+        return self._text.assembler.new_ids[: self._given_tokens]
 
     @property
     def is_cut(self) -> bool:
         """Whether a stop string ended the text, so that it is shorter than that of the new ids."""
-        return self._continuation.is_cut
+        return self._text.assembler.is_cut
 
-    def chunks(self) -> Iterator[Chunk]:
+    def deltas(self) -> Iterator[TextDelta]:
         """The pieces as they come, once. Closing the iterator stops the computation."""
+        if self._is_used:
+            raise RuntimeError("a stream can be read once")
+        self._is_used = True
+        sequence = self._sequence = self._scheduler.add(self._text.request)
         try:
             while True:
                 if self._is_cancelled():
-                    yield self._continuation.end("cancelled")
+                    yield self._text.assembler.end("cancelled")
                     return
-                token_id = self._advance()
-                if token_id is None:
-                    continue
-                chunk = self._continuation.push(token_id)
-                yield chunk
-                if chunk.finish_reason is not None:
-                    return
+                delta = self._next(sequence)
+                if delta is not None:
+                    yield delta
+                    if delta.finish_reason is not None:
+                        return
         finally:
-            if self._steps is not None:
-                self._steps.close()  # so that the cache holds what was given out, and no guesses
-            release, self._release = self._release, None
-            if release is not None:
-                release(self._cache)
+            self._scheduler.leave(sequence)
+            cache = self._text.request.cache
+            if cache is not None:  # the caller goes on from what was given out
+                held = len(self._text.request.prompt_ids) + max(0, self._given_tokens - 1)
+                cache.trim(min(cache.length, held))
 
-    def _advance(self) -> int | None:
-        """The next token, or None after a chunk of the prompt."""
-        with self._lock:
-            if self._chunks:
-                self._chunks.pop(0)()
-                return None
-            self._steps = self._steps or self._begin()
-            return next(self._steps)
+    def _receive(self, delta: TextDelta) -> None:
+        self._came.append(delta)
+        if self._sequence is not None:
+            self._sequence.is_paused = True
+
+    def _next(self, sequence: Sequence) -> TextDelta | None:
+        """The next piece, or None after a chunk of the prompt."""
+        if not self._came:
+            self._scheduler.advance(sequence)
+        if self._came:
+            delta = self._came.popleft()
+            sequence.is_paused = bool(self._came)
+            self._given_tokens += delta.token_id is not None
+            return delta
+        if sequence.error is not None:
+            raise sequence.error
+        return None if sequence.finish_reason is None else self._text.assembler.end(sequence.finish_reason)
 
 
 def _never() -> bool:

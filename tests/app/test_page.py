@@ -13,7 +13,7 @@ import pytest
 from app import render
 from app.models import Models
 from app.page import build_page, continue_text, split_stop_strings
-from runtime.generation.generate import DEFAULT_MAX_NEW_TOKENS
+from runtime.engine.sequence import DEFAULT_MAX_NEW_TOKENS
 from runtime.sampling.options import SamplingOptions
 
 HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(1)> & \"quoted\" 'single' ${1+1} {{value}}"

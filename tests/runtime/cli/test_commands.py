@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import pytest
 
-from runtime import Chunk, SamplingOptions
+from runtime import TextDelta, SamplingOptions
 from runtime.evaluation.bench import BenchRow
 from tests.runtime.files import edit_json, fails
 
@@ -88,7 +88,7 @@ def test_every_option_reaches_the_model(run, tiny_bundle, monkeypatch, tmp_path)
 
     def stream(self, prompt, sampling, **_):
         taken.append(sampling)
-        return iter([Chunk("", None, "stop")])
+        return iter([TextDelta("", None, "stop")])
 
     monkeypatch.setattr("runtime.language_model.LanguageModel.stream", stream)
     (tmp_path / "schema.json").write_text("{}")

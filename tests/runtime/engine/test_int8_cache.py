@@ -11,7 +11,7 @@ from runtime import Bundle, ChatSession, DecoderSession, LanguageModel, Sampling
 from runtime.engine.kv_cache import KVCache
 from runtime.engine.prompt_cache import PromptCache
 from runtime.errors import OptionError
-from runtime.generation.batching import Request, generate_batch
+from runtime.generation.generate import Request, generate_batch
 from runtime.generation.generate import generate_step
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from runtime import Bundle, DecoderSession, SamplingOptions
 from runtime.errors import OptionError, PromptError
-from runtime.generation.batching import Request, generate_batch
+from runtime.generation.generate import Request, generate_batch
 from runtime.generation.generate import generate_step
 from runtime.sampling.sampler import make_sampler
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from runtime import Chunk, LanguageModel, PromptCache, SamplingOptions
+from runtime import TextDelta, LanguageModel, PromptCache, SamplingOptions
 from tests.runtime.options import endless
 
 
@@ -136,7 +136,7 @@ def test_another_thread_may_cancel(tiny_model: LanguageModel):
 
 
 def test_a_cancelled_chunk_is_one_of_the_kinds():
-    assert Chunk("", None, "cancelled").finish_reason == "cancelled"
+    assert TextDelta("", None, "cancelled").finish_reason == "cancelled"
 
 
 def test_the_same_seed_gives_the_same_text_whatever_else_runs(tiny_bundle):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runtime import Bundle, Chunk, LanguageModel, SamplingOptions
+from runtime import Bundle, TextDelta, LanguageModel, SamplingOptions
 from runtime.errors import NumericError, OptionError, PromptError
 from runtime.generation.generate import DEFAULT_MAX_NEW_TOKENS, generate_step
 from tests.runtime.options import endless, greedy
@@ -168,4 +168,4 @@ def test_a_model_that_gives_nan_says_so(temperature, tiny_bundle, monkeypatch):
 def test_an_end_of_text_id_of_the_bundle_stops(tiny_bundle, tiny_model, monkeypatch):
     assert Bundle.open(tiny_bundle).eos_token_ids == {0, 2}
     monkeypatch.setattr("runtime.generation.continuation.make_sampler", lambda options: lambda logits: 2)
-    assert list(tiny_model.stream("the")) == [Chunk("", None, "stop")]
+    assert list(tiny_model.stream("the")) == [TextDelta("", None, "stop")]

@@ -11,7 +11,7 @@ import pytest
 from runtime import Bundle, DecoderSession, SamplingOptions
 from runtime.errors import OptionError
 from runtime.generation.generate import generate_step
-from runtime.generation.prompt_lookup import LONGEST_MATCH, MOST_GUESSES, PromptLookup
+from runtime.engine.prompt_lookup import LONGEST_MATCH, MOST_GUESSES, PromptLookup
 from runtime.sampling.logits_processors import repetition_penalty
 from runtime.sampling.sampler import make_sampler
 
