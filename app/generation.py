@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from app.models import Models
-from runtime.generation.text_delta import TextDelta, FinishReason, Generation
+from runtime.engine.sequence import FinishReason
+from runtime.generation.text_delta import Generation, TextDelta
 from runtime.sampling.options import SamplingOptions
 
 # A browser shows no more than this, and a small model makes tokens faster than a page can be sent.

@@ -13,8 +13,8 @@ import gradio as gr
 from app import render
 from app.generation import Request, stream
 from app.models import Models
-from runtime.errors import OptionError, SmolTextError
 from runtime.engine.sequence import DEFAULT_MAX_NEW_TOKENS
+from runtime.errors import OptionError, SmolTextError
 from runtime.sampling.options import SamplingOptions, meaning
 
 # Whatever generates shares this queue: the CPU is one, and two generations at once are each half as fast.

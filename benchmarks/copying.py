@@ -185,7 +185,8 @@ def _write(arguments: argparse.Namespace) -> None:
 def _measure(arguments: argparse.Namespace) -> None:
     texts = _split_texts(arguments.texts)
     bundle = Bundle.open(arguments.bundle)
-    session = DecoderSession(bundle, arguments.precision, threads=arguments.threads, batch_invariant=arguments.batch_invariant)
+    options = {"threads": arguments.threads, "batch_invariant": arguments.batch_invariant}
+    session = DecoderSession(bundle, arguments.precision, **options)
     session.check_prompt_lookup()
     tokenizer = Tokenizer(bundle)
     print(f"{'':<30}{'with lookup':>22}  {'same tokens':>11}  {'copied':>6}")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from typing import Literal, get_args
 
-from runtime.errors import OptionError, PromptError
 from runtime.engine.sequence import DEFAULT_MAX_NEW_TOKENS
+from runtime.errors import OptionError, PromptError
 from runtime.generation.text_delta import TextDelta
 from runtime.generation.text_stream import IsCancelled, TextStream
 from runtime.language_model import LanguageModel

@@ -100,7 +100,9 @@ class LanguageModel:
         """
         bundle = Bundle.open(path_or_hub_id, revision=revision)
         tokenizer = Tokenizer(bundle)
-        session = DecoderSession(bundle, precision or bundle.default_precision, threads=threads, batch_invariant=batch_invariant)
+        session = DecoderSession(
+            bundle, precision or bundle.default_precision, threads=threads, batch_invariant=batch_invariant
+        )
         if prompt_lookup:
             session.check_prompt_lookup()
         prefill_session = None
@@ -169,8 +171,8 @@ class LanguageModel:
     ) -> Iterator[TextDelta]:
         """Stream the assistant's answer to messages such as `[{"role": "user", "content": "Hi"}]`.
 
-        A prefix shared with an earlier prompt is not computed again (`cached_prompts`); a `ChatSession` computes what is
-        new and nothing else, in every precision.
+        A prefix shared with an earlier prompt is not computed again (`cached_prompts`); a `ChatSession` computes what
+        is new and nothing else, in every precision.
 
         Raises:
             ChatTemplateError: the bundle has no chat template, or it refuses the messages.

@@ -129,7 +129,7 @@ def sample_tokens(bundle: Bundle, session: DecoderSession, progress: bool) -> li
     token_ids = [start]
     while len(token_ids) < SAMPLED_TOKENS:
         document = generate_step(session, [start], max_new_tokens=longest, sampler=sampler)
-        for token_id in _bar(document, progress, desc="sample", unit="token"):
+        for token_id, *_ in _bar(document, progress, desc="sample", unit="token"):
             token_ids.append(token_id)
             if token_id in bundle.eos_token_ids:
                 break

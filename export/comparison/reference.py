@@ -53,7 +53,7 @@ class SessionReference:
 
     def greedy(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
         """The likeliest continuation."""
-        return list(generate_step(self._session, prompt, max_new_tokens=max_new_tokens))
+        return [token.token_id for token in generate_step(self._session, prompt, max_new_tokens=max_new_tokens)]
 
     def residuals(self, token_ids: Sequence[int]) -> list[np.ndarray] | None:
         """Seen in the graph; None in a graph of another exporter."""

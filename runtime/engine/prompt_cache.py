@@ -25,8 +25,8 @@ class PromptCache:
     ...     ...
     >>> prompts.give_back(cache)                                                          # doctest: +SKIP
 
-    Logits after a reused prefix are those of a prefill to rounding, and to the bit where the session is batch-invariant:
-    rows may come from decodes, which sum in another order (docs/decisions/0012).
+    Logits after a reused prefix are those of a prefill to rounding, and to the bit in a batch-invariant session: rows
+    may come from decodes, which sum in another order (docs/decisions/0012).
 
     Args:
         session: makes the caches; other sessions of its bundle may use them too.
@@ -43,8 +43,8 @@ class PromptCache:
             raise OptionError(f"a prompt cache cannot keep {max_caches} caches by {granularity_tokens} tokens")
         self._session = session
         self._granularity = granularity_tokens
-        # The last ones are the newest. Appending takes no lock, so that a generator which the garbage collector ends may
-        # give its cache back in any thread, also in one that is taking.
+        # The last ones are the newest. Appending takes no lock, so that a generator which the garbage collector ends
+        # may give its cache back in any thread, also in one that is taking.
         self._caches: deque[KVCache] = deque(maxlen=max_caches)
         self._taking = threading.Lock()
 

@@ -1,13 +1,13 @@
 """Caches side by side in one block of memory, so that one pass takes a step for many sequences.
 
 Reading the weights once for many rows is what makes a crowd fast, and the graph wants the rows of a pass next to each
-other. So a sequence that decodes in company moves into a row of the block. It moves a few megabytes a step and goes on
-in its own memory meanwhile, so that a long one stalls nobody. Rows are kept at the front: the last one moves into a gap.
+other. So a sequence that decodes in company moves into a row of the block: a few megabytes a step, while it goes on in
+its own memory, so that a long one stalls nobody. Rows are kept at the front: the last one moves into a gap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np

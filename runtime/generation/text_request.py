@@ -65,9 +65,7 @@ class TextRequest:
         if options.json_schema is not None or options.regex is not None:
             constraint = Constraint(vocabulary(), options, prompt_tokens=len(prompt_ids), stop_token_ids=stops)
             processors.append(constraint.process)
-        self.assembler = TextAssembler(
-            tokenizer, prompt_ids, stop_strings=options.stop_strings, constraint=constraint
-        )
+        self.assembler = TextAssembler(tokenizer, prompt_ids, stop_strings=options.stop_strings, constraint=constraint)
         self._on_delta = on_delta
         self.request = Request(
             prompt_ids,

@@ -72,9 +72,8 @@ class TextStream:
         finally:
             self._scheduler.leave(sequence)
             cache = self._text.request.cache
-            if cache is not None:  # the caller goes on from what was given out
-                held = len(self._text.request.prompt_ids) + max(0, self._given_tokens - 1)
-                cache.trim(min(cache.length, held))
+            if cache is not None and self._came:  # the caller goes on from what was given out
+                cache.trim(min(cache.length, len(self._text.request.prompt_ids) + max(0, self._given_tokens - 1)))
 
     def _receive(self, delta: TextDelta) -> None:
         self._came.append(delta)

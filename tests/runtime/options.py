@@ -15,3 +15,8 @@ def greedy(**options: Any) -> SamplingOptions:
 def endless(**options: Any) -> SamplingOptions:
     """Greedy, and without a stop token: random weights would draw one anywhere."""
     return greedy(stop_token_ids=(), **options)
+
+
+def token_ids(tokens):
+    """The ids of sampled tokens."""
+    return [token.token_id for token in tokens]

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import pytest
 
-from runtime import TextDelta, SamplingOptions
+from runtime import SamplingOptions, Scheduler, TextDelta
 from runtime.evaluation.bench import BenchRow
 from tests.runtime.files import edit_json, fails
 
@@ -237,7 +237,7 @@ def test_a_fault_of_ours_shows_its_traceback(run, tiny_bundle, monkeypatch):
     def broken(*_, **__):
         raise AssertionError("ours")
 
-    monkeypatch.setattr("runtime.language_model.generate_step", broken)
+    monkeypatch.setattr(Scheduler, "step", broken)
     with pytest.raises(AssertionError, match="ours"):
         run("generate", tiny_bundle)
 
@@ -246,5 +246,5 @@ def test_ctrl_c_is_code_130_without_a_word(run, tiny_bundle, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("runtime.language_model.generate_step", interrupted)
+    monkeypatch.setattr(Scheduler, "step", interrupted)
     assert run("generate", tiny_bundle)[::2] == (130, "")

@@ -12,6 +12,7 @@ from runtime.evaluation.bench import BenchRow
 from runtime.sampling.sampler import make_sampler
 from runtime.text.tokenizer import Tokenizer
 from tests.runtime.files import fails
+from tests.runtime.options import token_ids
 
 SIZES = ["--prompt-tokens", "16", "--new-tokens", "4", "--repeats", "2", "--threads", "1"]
 
@@ -125,7 +126,7 @@ def test_batch_gives_a_line_for_each_prompt_in_order(run, tiny_bundle, tmp_path)
         seed, tokens = (7, 3) if number == 1 else (5 + number, 20)
         prompt_ids = tokenizer.encode(line["prompt"])
         sampler = make_sampler(SamplingOptions(seed=seed))
-        alone = list(generate_step(session, prompt_ids, max_new_tokens=tokens, sampler=sampler))
+        alone = token_ids(generate_step(session, prompt_ids, max_new_tokens=tokens, sampler=sampler))
         stops = [place for place, token_id in enumerate(alone) if token_id in bundle.eos_token_ids]
         assert line["token_ids"] == (alone[: stops[0]] if stops else alone)
         assert line["finish_reason"] == ("stop" if stops else "length")

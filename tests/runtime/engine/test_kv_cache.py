@@ -11,6 +11,7 @@ from runtime.engine.kv_cache import GRANULARITY_TOKENS, KVCache
 from runtime.errors import PromptError
 from runtime.generation.generate import generate_step
 from runtime.sampling.sampler import make_sampler
+from tests.runtime.options import token_ids
 
 CASES = [("tiny", "fp32"), ("tiny", "int8"), ("stories260k", "fp32"), ("stories260k", "int8"), ("stories260k", "q8")]
 SHAPE = ModelShape(vocab_size=7, num_hidden_layers=2, num_key_value_heads=3, head_dim=4, max_position_embeddings=200)
@@ -96,9 +97,10 @@ def test_growing_across_the_granularity_keeps_what_is_held(sessions):
 def test_two_sequences_may_take_turns_on_one_session(sessions):
     session = sessions[0]
     prompts = [random_ids(session, 9, seed) for seed in (1, 2)]
-    apart = [list(generate_step(session, prompt, max_new_tokens=20)) for prompt in prompts]
+    apart = [token_ids(generate_step(session, prompt, max_new_tokens=20)) for prompt in prompts]
     streams = [generate_step(session, prompt, max_new_tokens=20) for prompt in prompts]
-    assert [list(pair) for pair in zip(*zip(*streams, strict=True), strict=True)] == apart
+    taken_in_turns = zip(*zip(*streams, strict=True), strict=True)
+    assert [token_ids(tokens) for tokens in taken_in_turns] == apart
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -107,7 +109,7 @@ def test_in_place_and_plain_generate_the_same_tokens(temperature, sessions):
     sampling = SamplingOptions(temperature=temperature, seed=3)
     prompt = random_ids(sessions[0], 5)
     first, second = (
-        list(generate_step(session, prompt, max_new_tokens=tokens, sampler=make_sampler(sampling)))
+        token_ids(generate_step(session, prompt, max_new_tokens=tokens, sampler=make_sampler(sampling)))
         for session in sessions
     )
     assert len(first) == tokens

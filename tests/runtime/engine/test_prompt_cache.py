@@ -9,11 +9,12 @@ from runtime import Bundle, DecoderSession, LanguageModel, SamplingOptions
 from runtime.engine.kv_cache import KVCache
 from runtime.engine.prompt_cache import PromptCache
 from runtime.generation.generate import generate_step
+from tests.runtime.options import token_ids
 
 
 @pytest.fixture
 def session(tiny_bundle):
-    return DecoderSession(Bundle.open(tiny_bundle), "fp32", threads=1, steady=True)
+    return DecoderSession(Bundle.open(tiny_bundle), "fp32", threads=1, batch_invariant=True)
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def random_ids(count, seed=0):
 
 def generate(session, prompts, prompt_ids, count):
     cache = prompts.take(prompt_ids, len(prompt_ids) + count)
-    ids = list(generate_step(session, prompt_ids[cache.length :], max_new_tokens=count, cache=cache))
+    ids = token_ids(generate_step(session, prompt_ids[cache.length :], max_new_tokens=count, cache=cache))
     prompts.give_back(cache)
     return ids
 
@@ -52,7 +53,7 @@ def test_a_reused_prefix_gives_the_same_tokens(session):
     shared = random_ids(30)
     for seed in range(6):
         prompt = [*shared[: 30 - 4 * seed], *random_ids(5 + seed, seed)]
-        assert generate(session, prompts, prompt, 12) == list(generate_step(session, prompt, max_new_tokens=12))
+        assert generate(session, prompts, prompt, 12) == token_ids(generate_step(session, prompt, max_new_tokens=12))
 
 
 def test_a_caller_who_changes_his_mind_loses_nothing(session, prefilled):
@@ -71,11 +72,11 @@ def test_an_answer_that_was_broken_off_leaves_a_sound_cache(session):
     prompts, prompt = PromptCache(session), random_ids(20)
     cache = prompts.take(prompt)
     steps = generate_step(session, prompt, max_new_tokens=50, cache=cache, prompt_lookup=True)
-    given = [next(steps) for _ in range(7)]
+    given = [next(steps).token_id for _ in range(7)]
     steps.close()
     prompts.give_back(cache)
     again = [*prompt, *given]
-    assert generate(session, prompts, again, 10) == list(generate_step(session, again, max_new_tokens=10))
+    assert generate(session, prompts, again, 10) == token_ids(generate_step(session, again, max_new_tokens=10))
 
 
 def test_the_same_prompt_runs_its_last_token_again(session, prefilled):
@@ -83,7 +84,7 @@ def test_the_same_prompt_runs_its_last_token_again(session, prefilled):
     first = generate(session, prompts, prompt, 1)
     prefilled.clear()
     assert generate(session, prompts, prompt, 1) == first
-    assert prefilled == [2]  # steady: together with the one before it
+    assert prefilled == [2]  # together with the one before it
 
 
 def test_of_many_sequences_the_last_used_are_kept(session):

@@ -54,7 +54,7 @@ def test_refused_tokens_leave_the_cache_as_it_was(tiny_bundle):
 
 def test_a_steady_session_that_fails_leaves_the_cache_as_it_was(broken_bundle):
     edit_json(broken_bundle / "config.json", max_position_embeddings=300)  # the graph has 192
-    session = opened(broken_bundle, steady=True)
+    session = opened(broken_bundle, batch_invariant=True)
     cache = session.new_cache()
     session.forward([7] * 191, cache)
     session.forward([8], cache)
@@ -81,7 +81,7 @@ def test_chunks_that_cannot_be_are_refused(tiny_bundle):
     with pytest.raises(OptionError, match="chunk_tokens must be at least 1, not 0"):
         opened(tiny_bundle, chunk_tokens=0)
     with pytest.raises(OptionError, match="multiple of 16"):
-        opened(tiny_bundle, steady=True, chunk_tokens=100)
+        opened(tiny_bundle, batch_invariant=True, chunk_tokens=100)
 
 
 def test_a_step_gives_the_bits_of_a_pass_whatever_was_bound_before(tiny_bundle):

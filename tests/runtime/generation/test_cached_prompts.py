@@ -17,9 +17,9 @@ CHUNK = 16
 
 @pytest.fixture
 def open_model(request):
-    def make(name, precision, *, prefill_precision=None, steady=False, cached_prompts=1):
+    def make(name, precision, *, prefill_precision=None, batch_invariant=False, cached_prompts=1):
         bundle = Bundle.open(request.getfixturevalue(f"{name}_bundle"))
-        options = {"threads": 1, "chunk_tokens": CHUNK, "steady": steady}
+        options = {"threads": 1, "chunk_tokens": CHUNK, "batch_invariant": batch_invariant}
         prefill = DecoderSession(bundle, prefill_precision, **options) if prefill_precision else None
         return LanguageModel(
             bundle,
@@ -47,10 +47,12 @@ CONFIGURATIONS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "precision", "prefill_precision", "steady"), CONFIGURATIONS)
-def test_a_text_is_the_same_whatever_was_computed_before_it(name, precision, prefill_precision, steady, open_model):
+@pytest.mark.parametrize(("name", "precision", "prefill_precision", "batch_invariant"), CONFIGURATIONS)
+def test_a_text_is_the_same_whatever_was_computed_before_it(
+    name, precision, prefill_precision, batch_invariant, open_model
+):
     """To the bit, which log-probabilities show."""
-    options = {"prefill_precision": prefill_precision, "steady": steady}
+    options = {"prefill_precision": prefill_precision, "batch_invariant": batch_invariant}
     caching, fresh = (open_model(name, precision, cached_prompts=n, **options) for n in (1, 0))
     sampling = SamplingOptions(temperature=1, top_p=1, max_new_tokens=40, seed=3, top_logprobs=1, stop_token_ids=())
     system = random_ids(70)
@@ -83,7 +85,7 @@ def test_elsewhere_whole_chunks_of_the_prompt_are_reused_and_nothing_of_the_answ
 
 
 def test_in_an_exact_session_all_is_reused_but_the_last_token(open_model, calls):
-    model, sampling = open_model("tiny", "int8", steady=True), endless(max_new_tokens=8)
+    model, sampling = open_model("tiny", "int8", batch_invariant=True), endless(max_new_tokens=8)
     prompt = random_ids(50)
     first = model.generate(prompt, sampling)
     assert model.generate([*prompt, *first.token_ids, 7], sampling).cached_tokens == 50 + 7
@@ -91,24 +93,24 @@ def test_in_an_exact_session_all_is_reused_but_the_last_token(open_model, calls)
 
 
 def test_streams_that_were_left_keep_what_they_computed(open_model):
-    model = open_model("tiny", "int8", steady=True)
+    model = open_model("tiny", "int8", batch_invariant=True)
     prompt = random_ids(40)
     stream = model.stream(prompt, endless(max_new_tokens=20))
     given = [next(stream).token_id for _ in range(5)]
     stream.close()
-    assert model.start([*prompt, *given, 9]).held_tokens == 40 + 4
+    assert model.generate([*prompt, *given, 9], endless(max_new_tokens=1)).cached_tokens == 40 + 4
 
 
 def test_a_stream_that_never_began_costs_nothing(open_model):
-    model = open_model("tiny", "int8", steady=True)
+    model = open_model("tiny", "int8", batch_invariant=True)
     prompt = random_ids(40)
     model.generate(prompt, endless(max_new_tokens=2))
-    model.start(random_ids(30, 5))
-    assert model.start(prompt).held_tokens == 39
+    model.stream(random_ids(30, 5))
+    assert model.generate(prompt, endless(max_new_tokens=1)).cached_tokens == 39
 
 
 def test_without_a_place_nothing_is_kept(open_model):
-    model = open_model("tiny", "int8", steady=True, cached_prompts=0)
+    model = open_model("tiny", "int8", batch_invariant=True, cached_prompts=0)
     prompt = random_ids(40)
     assert [model.generate(prompt, endless(max_new_tokens=2)).cached_tokens for _ in range(2)] == [0, 0]
 
@@ -132,35 +134,31 @@ def test_threads_that_share_prompts_get_the_texts_that_they_get_alone(open_model
     assert found == [[ids] * 5 for ids in expected]
 
 
-def test_a_stream_that_the_garbage_collector_ends_gives_its_cache_back(open_model):
-    """At any moment, so also while the same thread takes a cache."""
-    model = open_model("tiny", "int8", steady=True, cached_prompts=2)
-    model.generate(random_ids(30, 1), endless(max_new_tokens=1))
+def test_a_stream_may_be_closed_while_its_own_thread_runs_a_step(open_model, monkeypatch):
+    """So the garbage collector does, at any moment."""
+    model = open_model("tiny", "int8", batch_invariant=True, cached_prompts=2)
+    left, forward = model.stream(random_ids(40), endless(max_new_tokens=20)), model.session.forward
+    next(left)
 
-    class Collecting(list):
-        def __iter__(self):
-            stream.close()
-            return super().__iter__()
+    def closing(*args, **options):
+        left.close()
+        return forward(*args, **options)
 
-    stream = model.stream(random_ids(40), endless(max_new_tokens=20))
-    next(stream)
-    (kept,) = model._prompts._caches
-    kept.token_ids = Collecting(kept.token_ids)
-    taken = []
-    thread = threading.Thread(target=lambda: taken.append(model._prompts.take(random_ids(30, 1))), daemon=True)
-    thread.start()
-    thread.join(30)
-    assert [cache.length for cache in taken] == [29]  # and not a thread that waits for itself
-    assert model.start(random_ids(40)).held_tokens == 39
+    monkeypatch.setattr(model.session, "forward", closing)
+    done = []
+    run = threading.Thread(target=lambda: done.append(model.generate([5], endless(max_new_tokens=3))), daemon=True)
+    run.start()
+    run.join(30)
+    assert len(done) == 1  # and not a thread that waits for itself
+    assert model.generate(random_ids(40), endless(max_new_tokens=1)).cached_tokens == 39
 
 
-def test_a_stream_gives_its_cache_back_once(open_model):
-    model = open_model("tiny", "int8", steady=True, cached_prompts=3)
+def test_a_stream_is_read_once(open_model):
+    model = open_model("tiny", "int8", batch_invariant=True, cached_prompts=3)
     stream = model.start(random_ids(20), endless(max_new_tokens=2))
-    list(stream.chunks())
+    list(stream.deltas())
     with pytest.raises(RuntimeError):
-        list(stream.chunks())
-    assert len(model._prompts._caches) == 1
+        list(stream.deltas())
 
 
 def test_fewer_places_than_none_are_refused(tiny_bundle):
@@ -168,8 +166,8 @@ def test_fewer_places_than_none_are_refused(tiny_bundle):
         LanguageModel.load(tiny_bundle, cached_prompts=-1)
 
 
-def test_what_cannot_be_steady_says_so(stories260k_bundle):
-    with pytest.raises(OptionError, match="q8 cannot be steady"):
-        LanguageModel.load(stories260k_bundle, precision="q8", steady=True)
-    with pytest.raises(OptionError, match="a steady int8 runs its prompts itself, not in q8"):
-        LanguageModel.load(stories260k_bundle, precision="int8", prefill_precision="q8", steady=True)
+def test_what_cannot_be_batch_invariant_says_so(stories260k_bundle):
+    with pytest.raises(OptionError, match="q8 cannot be batch-invariant"):
+        LanguageModel.load(stories260k_bundle, precision="q8", batch_invariant=True)
+    with pytest.raises(OptionError, match="a batch-invariant int8 runs its prompts itself, not in q8"):
+        LanguageModel.load(stories260k_bundle, precision="int8", prefill_precision="q8", batch_invariant=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
-from runtime import TextDelta, LanguageModel, PromptCache, SamplingOptions
+from runtime import LanguageModel, SamplingOptions, TextDelta
+from runtime.engine.chunks import ChunkRule
 from tests.runtime.options import endless
 
 
@@ -31,46 +31,39 @@ def test_a_stream_ends_at_the_token_at_which_it_is_cancelled(after, tiny_model: 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_a_long_prompt_stops_between_its_chunks_and_what_was_computed_is_kept(after, tiny_model, calls, monkeypatch):
-    monkeypatch.setattr(tiny_model.session, "chunk_tokens", 16)
+    monkeypatch.setattr(tiny_model.session, "chunks", ChunkRule(16, query_block=64))
     prompt_ids, cache = list(range(3, 73)), tiny_model.session.new_cache()
     options = endless(max_new_tokens=20)
     stream = tiny_model.start(prompt_ids, options, is_cancelled=lambda: len(calls) == after, cache=cache)
-    (last,) = stream.chunks()
+    (last,) = stream.deltas()
     assert (last.text, last.finish_reason, len(calls)) == ("", "cancelled", after)
     assert cache.token_ids == prompt_ids[: 16 * after]
     calls.clear()
     resumed = tiny_model.start(prompt_ids, options, cache=cache)
-    assert resumed.held_tokens == 16 * after
-    ids = [chunk.token_id for chunk in resumed.chunks()]
+    ids = [delta.token_id for delta in resumed.deltas()]
+    assert resumed.cached_tokens == 16 * after
     assert ids == tiny_model.generate(prompt_ids, options).token_ids
 
 
-def test_threads_take_turns_by_chunks_and_tokens(tiny_model, monkeypatch):
-    monkeypatch.setattr(tiny_model.session, "chunk_tokens", 16)
+def test_threads_get_their_tokens_in_turn(tiny_model):
+    """One whose prompt is long waits for nobody's whole text."""
     order, both = [], threading.Barrier(2)
-    forward = tiny_model.session.forward
 
-    def counting(token_ids, cache, **options):
-        order.append(threading.current_thread().name)
-        if len(order) <= 2:
-            time.sleep(0.05)  # so that the other one is waiting by then
-        return forward(token_ids, cache, **options)
-
-    def run():
+    def run(name, prompt_tokens):
         both.wait(30)
-        list(tiny_model.stream(list(range(3, 120)), endless(max_new_tokens=20)))
+        order.extend(name for _ in tiny_model.stream([3] * prompt_tokens, endless(max_new_tokens=60)))
 
-    monkeypatch.setattr(tiny_model.session, "forward", counting)
-    monkeypatch.setattr(tiny_model, "_prompts", PromptCache(tiny_model.session, 0))
-    threads = [threading.Thread(target=run, name=name) for name in "ab"]
+    threads = [threading.Thread(target=run, args=case) for case in (("a", 5), ("b", 120))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
+    assert sorted(order) == ["a"] * 60 + ["b"] * 60
     turns = "".join(order)
-    assert sorted(turns) == ["a"] * (8 + 19) + ["b"] * (8 + 19)
-    assert "aaaa" not in turns[4:-8]
-    assert "bbbb" not in turns[4:-8]
+    shared = turns[max(map(turns.index, "ab")) : min(map(turns.rindex, "ab"))]
+    assert len(shared) > 60
+    assert "aaaa" not in shared
+    assert "bbbb" not in shared
 
 
 def recorded(lengths):
@@ -92,16 +85,16 @@ def recorded(lengths):
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_processors_see_the_whole_prompt_however_it_is_cut(options, tiny_model, monkeypatch):
+def test_processors_see_the_whole_prompt_however_it_is_cut(options, tiny_bundle, monkeypatch):
     if "regex" in options:
         pytest.importorskip("llguidance")
-    monkeypatch.setattr(tiny_model, "_prompts", PromptCache(tiny_model.session, 0))
+    model = LanguageModel.load(tiny_bundle, precision="fp32", threads=1, cached_prompts=0)
     prompt, found = list(range(3, 73)), []
     for chunk_tokens in (16, 256):
-        monkeypatch.setattr(tiny_model.session, "chunk_tokens", chunk_tokens)
+        monkeypatch.setattr(model.session, "chunks", ChunkRule(chunk_tokens, query_block=64))
         seen: list[list[int]] = []
         sampling = SamplingOptions(**({"temperature": 0, "max_new_tokens": 12, "stop_token_ids": []} | options))
-        result = tiny_model.generate(prompt, sampling, logits_processors=[recorded(seen)])
+        result = model.generate(prompt, sampling, logits_processors=[recorded(seen)])
         assert all(ids[: len(prompt)] == prompt for ids in seen)
         found.append((result.token_ids, result.finish_reason, seen))
     assert found[0] == found[1]

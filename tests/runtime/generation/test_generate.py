@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from runtime import Bundle, TextDelta, LanguageModel, SamplingOptions
+from runtime import Bundle, LanguageModel, SamplingOptions, TextDelta
+from runtime.engine.sequence import DEFAULT_MAX_NEW_TOKENS
 from runtime.errors import NumericError, OptionError, PromptError
-from runtime.generation.generate import DEFAULT_MAX_NEW_TOKENS, generate_step
-from tests.runtime.options import endless, greedy
+from runtime.generation.generate import generate_step
+from tests.runtime.options import endless, greedy, token_ids
 
 CONTEXT = 192
 
@@ -99,8 +100,8 @@ def test_a_given_cache_continues_the_same_sequence(tiny_model):
     session, ids = tiny_model.session, list(range(20, 40))
     cache = session.new_cache()
     session.forward(ids[:12], cache)
-    continued = list(generate_step(session, ids[12:], max_new_tokens=15, cache=cache))
-    assert continued == list(generate_step(session, ids, max_new_tokens=15))
+    continued = token_ids(generate_step(session, ids[12:], max_new_tokens=15, cache=cache))
+    assert continued == token_ids(generate_step(session, ids, max_new_tokens=15))
     assert cache.length == 20 + 14
 
 
@@ -119,7 +120,7 @@ def test_processors_see_the_ids_so_far_and_run_in_order(tiny_model):
         return logits
 
     steps = generate_step(tiny_model.session, [4, 5], max_new_tokens=3, logits_processors=[record, only_nine])
-    assert list(steps) == [9, 9, 9]
+    assert token_ids(steps) == [9, 9, 9]
     assert seen == [[4, 5], [4, 5, 9], [4, 5, 9, 9]]
 
 
@@ -167,5 +168,5 @@ def test_a_model_that_gives_nan_says_so(temperature, tiny_bundle, monkeypatch):
 
 def test_an_end_of_text_id_of_the_bundle_stops(tiny_bundle, tiny_model, monkeypatch):
     assert Bundle.open(tiny_bundle).eos_token_ids == {0, 2}
-    monkeypatch.setattr("runtime.generation.continuation.make_sampler", lambda options: lambda logits: 2)
+    monkeypatch.setattr("runtime.generation.text_request.make_sampler", lambda options: lambda logits: 2)
     assert list(tiny_model.stream("the")) == [TextDelta("", None, "stop")]

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from runtime import Bundle, DecoderSession, SamplingOptions
+from runtime.engine.prompt_lookup import LONGEST_MATCH, MOST_GUESSES, PromptLookup
 from runtime.errors import OptionError
 from runtime.generation.generate import generate_step
-from runtime.engine.prompt_lookup import LONGEST_MATCH, MOST_GUESSES, PromptLookup
 from runtime.sampling.logits_processors import repetition_penalty
 from runtime.sampling.sampler import make_sampler
+from tests.runtime.options import token_ids
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def repeating_prompt(session, period=12, times=4, seed=0):
 
 def run(session, prompt, tokens, *, temperature=0.0, seed=0, prompt_lookup=False, processors=()):
     sampler = make_sampler(SamplingOptions(temperature=temperature, top_p=1, seed=seed))
-    return list(
+    return token_ids(
         generate_step(
             session,
             prompt,
@@ -47,12 +48,12 @@ def run(session, prompt, tokens, *, temperature=0.0, seed=0, prompt_lookup=False
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize(
-    ("name", "precision", "steady"),
+    ("name", "precision", "batch_invariant"),
     [("tiny", "fp32", False), ("stories260k", "fp32", False), ("int8_cache", "int8-kv8", False)]
     + [(name, precision, True) for name in ("tiny", "stories260k") for precision in ("fp32", "int8")],
 )
-def test_the_tokens_are_those_without_guesses(name, precision, steady, temperature, open_session):
-    session = open_session(name, precision, steady=steady)
+def test_the_tokens_are_those_without_guesses(name, precision, batch_invariant, temperature, open_session):
+    session = open_session(name, precision, batch_invariant=batch_invariant)
     for seed in range(4):
         prompt = repeating_prompt(session, seed=seed)
         options = {"temperature": temperature, "seed": seed, "processors": [repetition_penalty(1.1)]}
@@ -60,16 +61,16 @@ def test_the_tokens_are_those_without_guesses(name, precision, steady, temperatu
 
 
 @pytest.mark.parametrize(
-    ("name", "precision", "steady"),
+    ("name", "precision", "batch_invariant"),
     [(name, precision, True) for name in ("tiny", "stories260k") for precision in ("fp32", "int8")]
     + [("int8_cache", "int8-kv8", False), ("int8_cache", "q4-kv8", True)],
 )
 @pytest.mark.parametrize("sizes", [[1], [2], [3, 1, 5], [17], [16, 33], [129]])
 def test_a_reproducible_session_gives_the_same_bits_however_the_tokens_come(
-    sizes, name, precision, steady, open_session
+    sizes, name, precision, batch_invariant, open_session
 ):
-    session = open_session(name, precision, steady=steady)
-    assert session.is_exact
+    session = open_session(name, precision, batch_invariant=batch_invariant)
+    assert session.batch_invariant
     ids = np.random.default_rng(0).integers(3, session.shape.vocab_size, 145).tolist()
     whole = session.forward(ids, session.new_cache(), num_logits_to_keep=0)
     cache, place, number = session.new_cache(), 0, 0
@@ -126,7 +127,7 @@ def test_sampled_tokens_have_the_models_own_distribution(open_session):
             cache=cache,
             prompt_lookup=True,
         )
-        counted[tuple(steps)] += 1
+        counted[tuple(token_ids(steps))] += 1
     expected = {}
     weights = np.exp(first - first.max())
     for token_id in np.flatnonzero(weights):
@@ -159,7 +160,8 @@ def test_n_tokens_cost_one_prefill_and_fewer_passes_where_guesses_come_true(open
     monkeypatch.setattr(session, "forward", counting)
     period = prompt[:12]
     follow = iter(period * 20)
-    ids = list(generate_step(session, prompt, max_new_tokens=100, sampler=lambda _: next(follow), prompt_lookup=True))
+    options = {"sampler": lambda _: next(follow), "prompt_lookup": True}
+    ids = token_ids(generate_step(session, prompt, max_new_tokens=100, **options))
     assert ids == (period * 20)[:100]
     assert passes[0] == len(prompt)
     assert len(passes) <= 1 + math.ceil(99 / (MOST_GUESSES + 1)) + 2
@@ -175,13 +177,13 @@ def test_leaving_in_the_middle_of_the_guesses_leaves_the_cache_at_what_was_given
     steps = generate_step(
         session, prompt, max_new_tokens=100, sampler=lambda _: next(follow), cache=cache, prompt_lookup=True
     )
-    given = [next(steps) for _ in range(count)]
+    given = [next(steps).token_id for _ in range(count)]
     steps.close()
     assert cache.token_ids == [*prompt, *given[:-1]]
 
 
 def test_up_to_the_end_of_the_context(open_session):
-    session = open_session("tiny", "fp32", steady=True)
+    session = open_session("tiny", "fp32", batch_invariant=True)
     prompt = repeating_prompt(session)
     room = session.shape.max_position_embeddings - len(prompt)
     assert run(session, prompt, room, prompt_lookup=True) == run(session, prompt, room)

@@ -1,20 +1,21 @@
 """Laws of streams over thousands of random cases: ids of every kind, stop strings, limits, cancellation.
 
-The model is left out: what is drawn is given, so that a case costs microseconds.
+A fake session draws what the case says, so that a case costs microseconds.
 """
 
 from __future__ import annotations
 
 import random
-from contextlib import nullcontext
-from types import SimpleNamespace
 
 import pytest
 
 from runtime import SamplingOptions
-from runtime.generation.continuation import Continuation
+from runtime.engine.scheduler import Scheduler
+from runtime.engine.shared_scheduler import SharedScheduler
+from runtime.generation.text_request import TextRequest
 from runtime.generation.text_stream import TextStream
 from runtime.text.detokenizer import REPLACEMENT
+from tests.runtime.engine.fake_session import FakeSession
 
 CASES = 3400  # for each of three tokenizers
 CONTEXT = 512
@@ -46,23 +47,28 @@ def stream_of(tokenizer, drawn, vocab_size, *, prompt_ids, is_cancelled=None, **
     """A stream in which these ids are drawn, and how many of them were."""
     counted = []
 
-    def steps(_prompt_ids, _cache):
-        for token_id in drawn:
-            counted.append(token_id)
-            yield token_id
+    def next_token(held):
+        counted.append(drawn[len(held) - len(prompt_ids)])
+        return counted[-1]
 
-    shape = SimpleNamespace(vocab_size=vocab_size, max_position_embeddings=CONTEXT)
-    continuation = Continuation(
-        shape,
-        tokenizer,
-        prompt_ids,
-        SamplingOptions(**options),
-        stop_token_ids=frozenset(),
-        vocabulary=lambda: None,
-    )
-    cache = SimpleNamespace(common_prefix=lambda _: 0, trim=lambda _: None)
-    stream = TextStream(continuation, prompt_ids, steps, cache, is_cancelled=is_cancelled, lock=nullcontext())
-    return list(stream.chunks()), counted
+    session = FakeSession(next_token, vocab_size=vocab_size, context=CONTEXT, chunk_tokens=CONTEXT)
+
+    def make_request(on_delta):
+        return TextRequest(
+            session.shape,
+            tokenizer,
+            prompt_ids,
+            SamplingOptions(temperature=0, **options),
+            stop_token_ids=frozenset(),
+            vocabulary=lambda: None,
+            on_delta=on_delta,
+        )
+
+    scheduler = Scheduler(session, max_pause_steps=1, cache_bytes=10**6)
+    stream = TextStream(make_request, SharedScheduler(scheduler), is_cancelled=is_cancelled)
+    deltas = list(stream.deltas())
+    assert not scheduler.has_work
+    return deltas, counted
 
 
 def rest_of(tokenizer, prompt_ids, ids):

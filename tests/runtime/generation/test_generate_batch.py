@@ -7,9 +7,9 @@ import pytest
 
 from runtime import Bundle, DecoderSession, SamplingOptions
 from runtime.errors import OptionError, PromptError
-from runtime.generation.generate import Request, generate_batch
-from runtime.generation.generate import generate_step
+from runtime.generation.generate import Request, generate_batch, generate_step
 from runtime.sampling.sampler import make_sampler
+from tests.runtime.options import token_ids
 
 CASES = [("tiny", "fp32"), ("tiny", "int8"), ("stories260k", "fp32"), ("stories260k", "int8")]
 
@@ -41,16 +41,16 @@ def test_a_row_has_the_tokens_that_it_has_alone(batch_size, session):
     rows = batch(session, requests, batch_size=batch_size)
     for seed, (prompt, row) in enumerate(zip(given, rows, strict=True)):
         alone = generate_step(session, prompt, max_new_tokens=5 + 7 * seed, sampler=sampler(seed))
-        assert row.token_ids == list(alone)
+        assert row.new_ids == token_ids(alone)
         assert row.finish_reason == "length"
 
 
-@pytest.mark.parametrize("steady", [False, True])
-def test_the_logits_of_a_step_are_the_bits_of_a_step_alone(steady, session, request):
-    if session.precision != "int8" and not steady:
+@pytest.mark.parametrize("batch_invariant", [False, True])
+def test_the_logits_of_a_step_are_the_bits_of_a_step_alone(batch_invariant, session, request):
+    if session.precision != "int8" and not batch_invariant:
         pytest.skip("floats are summed in another order for one row than for several")
     bundle = Bundle.open(request.getfixturevalue(f"{request.node.callspec.params['session'][0]}_bundle"))
-    session = DecoderSession(bundle, session.precision, threads=1, steady=steady)
+    session = DecoderSession(bundle, session.precision, threads=1, batch_invariant=batch_invariant)
     seen = {size: [] for size in (1, 5)}
     for size, logits_seen in seen.items():
 
@@ -68,11 +68,11 @@ def test_the_logits_of_a_step_are_the_bits_of_a_step_alone(steady, session, requ
 
 def test_a_row_that_stops_leaves_its_place_to_the_next(session):
     given = prompts(session, 9)
-    stops = [list(generate_step(session, prompt, max_new_tokens=30))[-1] for prompt in given]
+    stops = [token_ids(generate_step(session, prompt, max_new_tokens=30))[-1] for prompt in given]
     requests = [Request(p, 30, stop_token_ids=(stop,)) for p, stop in zip(given, stops, strict=True)]
     for row, prompt in zip(batch(session, requests, batch_size=3), given, strict=True):
-        ids = list(generate_step(session, prompt, max_new_tokens=30))
-        assert row.token_ids == ids[: ids.index(ids[-1])]
+        ids = token_ids(generate_step(session, prompt, max_new_tokens=30))
+        assert row.new_ids == ids[: ids.index(ids[-1])]
         assert row.finish_reason == "stop"
 
 
@@ -99,7 +99,7 @@ def test_a_graph_that_cannot_write_in_place_gives_the_same(session, tiny_bundle)
     plain = DecoderSession(Bundle.open(tiny_bundle), "fp32", threads=1, in_place=False)
     in_place = DecoderSession(Bundle.open(tiny_bundle), "fp32", threads=1)
     requests = [Request(prompt, 20) for prompt in prompts(plain, 4)]
-    assert [row.token_ids for row in batch(plain, requests)] == [row.token_ids for row in batch(in_place, requests)]
+    assert [row.new_ids for row in batch(plain, requests)] == [row.new_ids for row in batch(in_place, requests)]
 
 
 def test_one_bad_request_is_refused_before_any_is_run(session):
