@@ -1,8 +1,8 @@
 """Where a long prompt is cut into passes, such that the cuts change no bit of its logits.
 
-Attention takes queries in blocks, and sums a block of one row otherwise than one of several (docs/decisions/0012). All
-other rows come out the same however a prompt is cut. So the only row to take care of is the prompt's last one: it must
-run alone if it would run alone in whole chunks, and in company otherwise.
+A pass of one row rounds otherwise than one of several, and so does a block of one row in attention, which takes queries
+in blocks (docs/decisions/0012). All other rows come out the same however a prompt is cut. So the only row to take care
+of is the prompt's last one: small chunks must end as whole ones do.
 """
 
 from __future__ import annotations
@@ -74,5 +74,7 @@ class ChunkRule:
             return (total - 1) // ATTENTION_BLOCK * ATTENTION_BLOCK
         if self.never_single:
             return max(0, total - 2)
-        runs_alone = last == 1 or last % self.query_block == 1
-        return total - 1 if runs_alone else total - 1 - ATTENTION_BLOCK
+        if last == 1:
+            return total - 1
+        # A last block of one row stays one, behind a whole block; any other last row stays in a block of several.
+        return total - 1 - (self.query_block if last % self.query_block == 1 else ATTENTION_BLOCK)

@@ -28,7 +28,11 @@ def lazy_zeros(shape: Sequence[int], dtype: type[np.generic]) -> tuple[np.ndarra
     Unlike `np.zeros`, it never asks for huge pages, each of which would be taken whole.
     """
     count = int(np.prod(shape))
-    pages = mmap.mmap(-1, max(1, count * np.dtype(dtype).itemsize))
+    size = max(1, count * np.dtype(dtype).itemsize)
+    if hasattr(mmap, "MAP_PRIVATE"):  # a shared map's pages would stay when they are given back
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    else:
+        pages = mmap.mmap(-1, size)
     _advise(pages, "MADV_NOHUGEPAGE", 0, len(pages))
     return np.frombuffer(pages, dtype, count).reshape(shape), pages
 

@@ -105,7 +105,8 @@ class Scheduler:
 
         Raises:
             PromptError: no tokens, ids outside the vocabulary, no room for a new token, or a cache beyond the bound.
-            OptionError: max_new_tokens does not fit the context, or prompt lookup could change tokens.
+            OptionError: max_new_tokens does not fit the context, prompt lookup could change tokens, or the cache is of
+                another dtype or in use.
         """
         session = self.session
         session.check_token_ids(request.prompt_ids)
@@ -114,6 +115,8 @@ class Scheduler:
             session.check_prompt_lookup()
         if request.cache is not None:
             session.check_cache(request.cache)
+            if any(other.request.cache is request.cache for other in (*self._waiting, *self._running)):
+                raise OptionError("another sequence uses this cache: give each its own")
         sequence = Sequence(self._added, request, limit)
         if self._bytes_of(sequence) > self._cache_bytes:
             raise PromptError(
