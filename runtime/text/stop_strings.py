@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 
 from runtime.errors import OptionError
 
@@ -21,25 +22,33 @@ class StopStrings:
             raise OptionError("a stop string must not be empty")
         self._stops = tuple(stop_strings)
         self._held = ""
+        self._is_shown: list[bool] = []  # of each character held
         self.found = False
 
-    def push(self, text: str) -> str:
-        """The text that may be shown now. Sets `found` at a stop string, which is cut off with all after it."""
+    def push(self, text: str, hidden: str = "") -> str:
+        """The text that may be shown now. Sets `found` at a stop string, which is cut off with all after it.
+
+        Args:
+            text: the next piece.
+            hidden: text after it that readers do not see and stop strings do: a special token's.
+        """
         if not self._stops:
             return text
-        pending = self._held + text
+        pending = self._held + text + hidden
+        is_shown = self._is_shown + [True] * len(text) + [False] * len(hidden)
         found = [(start + len(stop), start) for stop in self._stops if (start := pending.find(stop)) >= 0]
         if found:
-            _, start = min(found)  # of those that end together, the longest
-            self.found, self._held = True, ""
-            return pending[:start]
-        kept = max(self._overlap(pending, stop) for stop in self._stops)
-        self._held = pending[len(pending) - kept :]
-        return pending[: len(pending) - kept]
+            _, end = min(found)  # of those that end together, the longest
+            self.found, self._held, self._is_shown = True, "", []
+        else:
+            end = len(pending) - max(self._overlap(pending, stop) for stop in self._stops)
+            self._held, self._is_shown = pending[end:], is_shown[end:]
+        return "".join(compress(pending[:end], is_shown))
 
     def flush(self) -> str:
-        """What was held back and turned out to be no stop string."""
-        held, self._held = self._held, ""
+        """The text that was held back and turned out to be no stop string."""
+        held = "".join(compress(self._held, self._is_shown))
+        self._held, self._is_shown = "", []
         return held
 
     @staticmethod
