@@ -11,6 +11,11 @@ from collections.abc import Sequence
 
 from runtime.text.tokenizer import REPLACEMENT, Tokenizer
 
+# A character has at most four bytes, and an id at least one: of ids that are not yet text, only these may become it.
+UNFINISHED_IDS = 3
+# So many ids without text are not characters: what is certain of them is given out, lest the window grow.
+LONGEST_WAIT = 8
+
 
 class Detokenizer:
     """Turns ids into text as they come.
@@ -33,7 +38,9 @@ class Detokenizer:
             return ""
         self._window.append(token_id)
         text = self._tokenizer.decode(self._window)
-        return "" if text.endswith(REPLACEMENT) else self._give(text)
+        if not text.endswith(REPLACEMENT):
+            return self._give(text, len(self._window))
+        return self._give_certain(text) if len(self._window) - self._given_ids > LONGEST_WAIT else ""
 
     @property
     def held(self) -> str:
@@ -42,7 +49,7 @@ class Detokenizer:
 
     def flush(self) -> str:
         """The text still held back, at the end."""
-        return self._give(self._tokenizer.decode(self._window))
+        return self._give(self._tokenizer.decode(self._window), len(self._window))
 
     def _new(self, text: str) -> str:
         given = self._given_text
@@ -50,12 +57,20 @@ class Detokenizer:
             given = given.rstrip(REPLACEMENT)
         return text[len(given) :]
 
-    def _give(self, text: str) -> str:
+    def _give_certain(self, text: str) -> str:
+        """Give out the text of the ids before those that may become a character, cut where no character is."""
+        for ids in range(len(self._window) - UNFINISHED_IDS, self._given_ids, -1):
+            head = self._tokenizer.decode(self._window[:ids])
+            if text == head + self._tokenizer.decode(self._window[ids:]):
+                return self._give(head, ids)
+        return ""
+
+    def _give(self, text: str, ids: int) -> str:
+        """Give out the text of that many ids of the window."""
         piece = self._new(text)
         if piece:
-            # The ids just given out begin the next window: they are the context that their successors need, and their
-            # own text is known to be whole.
+            # The ids just given out begin the next window: they are the context that their successors need.
             self._window = self._window[self._given_ids :]
-            self._given_ids = len(self._window)
-            self._given_text = self._tokenizer.decode(self._window)
+            self._given_ids = ids - self._given_ids
+            self._given_text = self._tokenizer.decode(self._window[: self._given_ids])
         return piece

@@ -95,7 +95,7 @@ class Tokenizer:
         them; tokenizers' own decoder replaces all of them where one is wrong.
         """
         ids = list(token_ids)
-        if not self.byte_tokens.keys().isdisjoint(ids):
+        if self.byte_tokens and not self.byte_tokens.keys().isdisjoint(ids):
             ids = self._with_valid_bytes(ids)
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
         return text
