@@ -83,8 +83,8 @@ class Tokenizer:
         size = len(text)  # in characters, each at least a byte
         if size > self._context_tokens and size > self._context_tokens * self._longest_token_bytes:
             raise PromptError(
-                f"the prompt has {size:,} characters, more than the model's context of {self._context_tokens} tokens "
-                "can hold: shorten it"
+                f"the prompt has {size:,} characters and the model's context is {self._context_tokens} tokens: it "
+                "cannot fit; shorten it"
             )
         return self.encode(text, add_special_tokens=add_special_tokens)
 
@@ -94,10 +94,9 @@ class Tokenizer:
         In a run of byte tokens, as in SentencePiece, the bytes that are characters stay characters whatever surrounds
         them; tokenizers' own decoder replaces all of them where one is wrong.
         """
-        ids = list(token_ids)
-        if self.byte_tokens and not self.byte_tokens.keys().isdisjoint(ids):
-            ids = self._with_valid_bytes(ids)
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        if self.byte_tokens and REPLACEMENT in text:
+            text = self._tokenizer.decode(self._with_valid_bytes(token_ids), skip_special_tokens=True)
         return text
 
     @property
