@@ -59,7 +59,7 @@ class JinjaTemplate:
             messages: a message's keys reach the template as they are, apart from those that are None; its reasoning is
                 there as `reasoning_content`, whichever of transformers' names it has.
             add_generation_prompt: end with what the assistant's answer follows.
-            tools: JSON schemas of functions.
+            tools: JSON schemas of functions, `{"type": "function", "function": {...}}`.
             documents: with `title` and `text`, for templates that quote them.
             continue_final_message: end within the last message, so that the model goes on with it.
             names: the template's own switches, such as `enable_thinking=False`.
@@ -68,6 +68,9 @@ class JinjaTemplate:
             ChatTemplateError: the template refuses the conversation, fails or exceeds its bounds; or the last message
                 cannot be continued.
         """
+        for name, entries in (("tools", tools), ("documents", documents)):
+            if not all(isinstance(entry, Mapping) for entry in entries or ()):
+                raise ChatTemplateError(f"{name} must be a list of objects")
         if continue_final_message and add_generation_prompt:
             raise ChatTemplateError("continue_final_message and add_generation_prompt exclude each other; give one")
         try:

@@ -130,7 +130,7 @@ def test_end_of_text_is_allowed_where_the_text_is_complete_and_nowhere_else(tiny
 
 
 @pytest.mark.parametrize("vocab_size", [320, 321, 322, 400])
-def test_a_grammar_leaves_out_rows_without_a_token_and_tokens_without_a_row(vocab_size, broken_bundle):
+def test_a_grammar_leaves_out_unused_rows_and_unknown_tokens(vocab_size, broken_bundle):
     path = broken_bundle / "tokenizer.json"
     added = HFTokenizer.from_file(str(path))
     added.add_tokens(["ab", "ba"])

@@ -153,7 +153,7 @@ def test_an_id_without_a_token_is_never_drawn(options, unused):
     assert drawn == set(range(9)) - set(unused) or options.temperature == 0
 
 
-def test_a_stop_token_may_be_drawn_without_a_token_of_its_own():
+def test_a_stop_id_without_a_token_may_be_drawn():
     (process,) = make_logits_processors(
         SamplingOptions(), prompt_tokens=0, vocab_size=4, stop_token_ids={3}, unused_token_ids=range(2, 4)
     )

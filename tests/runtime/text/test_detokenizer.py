@@ -126,7 +126,7 @@ def test_a_special_token_does_not_end_a_run_of_bytes(tokenizers):
         (b"\xef\xbf\xbdA", ["", "", "", f"{REPLACEMENT}A"]),
     ],
 )
-def test_each_character_of_a_run_of_bytes_comes_with_its_last_byte(contents, pieces, tokenizers):
+def test_a_character_in_bytes_comes_with_its_last_byte(contents, pieces, tokenizers):
     tokenizer = tokenizers("stories260k")
     ids = byte_ids(tokenizer, contents)
     assert streamed(tokenizer, ids) == [*pieces, ""]

@@ -58,7 +58,7 @@ def test_a_template_tells_whether_it_marks_generation():
         "{% generation %}x{% generation %}x{% endgeneration %}{% endgeneration %}",
     ],
 )
-def test_a_block_whose_place_cannot_be_told_renders_and_has_no_span(source):
+def test_a_nested_block_renders_and_has_no_span(source):
     rendered = JinjaTemplate(source, {}).render(CHAT, add_generation_prompt=False)
     assert rendered.text == transformers_renders(source, CHAT)[0]
     with pytest.raises(ChatTemplateError, match="place cannot be told"):
@@ -150,3 +150,26 @@ def test_what_transformers_gives_a_template_is_there(source):
     names = {"switch": 3, "flag": False}
     expected = transformers_renders(source, messages, **names)[0]
     assert JinjaTemplate(source, {}).render(messages, add_generation_prompt=False, **names).text == expected
+
+
+@pytest.mark.parametrize(
+    ("messages", "options", "words"),
+    [
+        (CHAT, {"tools": ["search"]}, "tools must be a list of objects"),
+        (CHAT, {"documents": ["text"]}, "documents must be a list of objects"),
+        ([CHAT[0], "Hi"], {}, "message 2 is a str"),
+        ([{"role": "assistant", "content": None}], {"continue_final_message": True}, "no last message with text"),
+        ([], {"continue_final_message": True}, "no last message with text"),
+    ],
+)
+def test_what_is_no_conversation_is_refused_in_its_own_words(messages, options, words):
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    with pytest.raises(Exception):  # noqa: B017, PT011 - of many kinds
+        transformers_renders(source, messages, **options)
+    with pytest.raises(ChatTemplateError, match=words):
+        JinjaTemplate(source, {}).render(messages, add_generation_prompt=False, **options)
+
+
+def test_a_last_message_that_the_template_drops_cannot_be_continued():
+    with pytest.raises(ChatTemplateError, match="cannot be continued"):
+        JinjaTemplate("{{ 'content' }}", {}).render(CHAT, add_generation_prompt=False, continue_final_message=True)

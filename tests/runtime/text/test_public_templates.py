@@ -140,7 +140,7 @@ def test_a_public_template_renders_as_in_transformers(name, oracle, broken_bundl
 
 
 @pytest.mark.parametrize("name", ["phi4", "smollm3"])
-def test_the_generation_blocks_of_a_public_template_are_those_of_transformers(name):
+def test_public_generation_blocks_are_those_of_transformers(name):
     utils = pytest.importorskip("transformers.utils.chat_template_utils")
     template = JinjaTemplate(TEMPLATES[name], {})
     assert template.marks_generation
