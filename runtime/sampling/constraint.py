@@ -1,7 +1,7 @@
 """Constrained output: a JSON schema or a regular expression decides which tokens may come next.
 
-The work is llguidance's (an optional extra): it compiles the grammar and tells in microseconds which tokens of the
-vocabulary keep the text within it. Here it becomes a logits processor.
+llguidance (an optional extra) compiles the grammar and tells in microseconds which tokens of the vocabulary keep the
+text within it. This module makes a logits processor of that.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 SILENT = 0
-# As json.dumps writes it. With free white space, a small model may write nothing else until it is cut off.
+# The layout of json.dumps. Where white space is free, a small model may write white space until it is cut off.
 LAYOUT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 END = "<|end of the constrained text|>"
 
 
 class GrammarVocabulary:
-    """A model's tokens, as llguidance wants them: made once a model (0.3 s for 49,152 tokens), used by every grammar.
+    """A model's tokens in llguidance's form, made once per model (0.3 s for 49,152 tokens) and shared by its grammars.
 
     Args:
         tokenizer: of the bundle.
@@ -42,19 +42,20 @@ class GrammarVocabulary:
         except ImportError:
             raise MissingDependencyError("json_schema and regex need llguidance: pip install llguidance") from None
         self.vocab_size = vocab_size
-        # The end of a text is a token of its own, which is never drawn: stop tokens may differ from call to call.
+        # A token of its own, which is never drawn, ends a text: stop tokens may differ from call to call.
         tokenizer_json, self.end_token_id = tokenizer.with_another_token(END)
         self.size = max(vocab_size, self.end_token_id + 1)
         self.tokens: LLTokenizer = LLTokenizer(tokenizer_json, n_vocab=self.size, eos_token=[self.end_token_id])
 
 
 class Constraint:
-    """A grammar, and how far a text has got in it.
+    """A grammar, and the position that a text has reached in it.
 
     Args:
         vocabulary: of the model.
-        options: json_schema or regex is given.
-        prompt_tokens: how many of the ids given to `process` are the prompt, which the grammar does not cover.
+        options: with json_schema or regex.
+        prompt_tokens: the number of ids, at the beginning of those that `process` is given, that are the prompt; the
+            grammar does not cover them.
         stop_token_ids: may be drawn where the text is complete, and nowhere else.
 
     Raises:
@@ -97,7 +98,7 @@ class Constraint:
         return processed
 
     def follow(self, token_ids: Sequence[int]) -> None:
-        """Take the text to be that of these new tokens: go on from the last call, or back to where they part."""
+        """Move to the end of these new tokens: on from those of the last call, or back to where the two part."""
         shared = len(self._taken)
         if list(token_ids[:shared]) != self._taken:
             shared = next(place for place, taken in enumerate(self._taken) if taken != [*token_ids, -1][place])
@@ -124,7 +125,7 @@ class Constraint:
 
 
 def parse_schema(schema: Any) -> Any:
-    """A JSON schema from its text, or as it is. Raises ConstraintError where the text is no JSON."""
+    """A JSON schema from its text; any other value is returned unchanged. Raises ConstraintError for invalid JSON."""
     if not isinstance(schema, str):
         return schema
     try:
@@ -147,5 +148,5 @@ def _grammar(options: SamplingOptions) -> str:
 
 
 def _reason(message: str) -> str:
-    """The part of llguidance's message that is about the grammar, without the state of its parser."""
+    """llguidance's message about the grammar, without the state of its parser."""
     return " ".join(message.split("<state>", maxsplit=1)[0].split())

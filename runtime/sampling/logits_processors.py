@@ -1,6 +1,6 @@
 """Logits processors: plain callables that change the scores of the next token before one is drawn.
 
-A processor takes the ids so far (prompt and output) and the logits, and returns logits; what goes in is left alone.
+A processor takes the ids so far (prompt and output) and the logits, and returns logits; it does not change its input.
 Users may add their own: `model.stream(prompt, logits_processors=[mine])`.
 """
 
@@ -18,15 +18,22 @@ LogitsProcessor = Callable[[Sequence[int], np.ndarray], np.ndarray]
 
 
 def make_logits_processors(
-    options: SamplingOptions, *, prompt_tokens: int, vocab_size: int, stop_token_ids: Collection[int]
+    options: SamplingOptions,
+    *,
+    prompt_tokens: int,
+    vocab_size: int,
+    stop_token_ids: Collection[int],
+    unused_token_ids: Sequence[int] = (),
 ) -> list[LogitsProcessor]:
-    """Those that the options ask for, in transformers' order; none for the defaults.
+    """The processors that the options ask for, in transformers' order; none for the defaults.
 
     Args:
         options: see there.
-        prompt_tokens: how many of the ids so far are the prompt.
+        prompt_tokens: the number of ids, at the beginning of those so far, that are the prompt.
         vocab_size: the number of logits.
-        stop_token_ids: what min_new_tokens keeps from being drawn.
+        stop_token_ids: min_new_tokens keeps them from being drawn.
+        unused_token_ids: in ascending order, the ids that have a logit and no token (`Tokenizer.unused_token_ids`);
+            they are never drawn, apart from stop tokens.
 
     Raises:
         OptionError: a token id outside the vocabulary.
@@ -42,6 +49,10 @@ def make_logits_processors(
         processors.append(no_repeat_ngram(options.no_repeat_ngram_size))
     if options.min_new_tokens and stop_token_ids:
         processors.append(min_new_tokens(options.min_new_tokens, prompt_tokens, stop_token_ids))
+    if any(token_id in unused_token_ids for token_id in stop_token_ids):
+        unused_token_ids = [token_id for token_id in unused_token_ids if token_id not in stop_token_ids]
+    if unused_token_ids:
+        processors.append(suppress_tokens(unused_token_ids))
     return processors
 
 
@@ -78,7 +89,7 @@ def repetition_penalty(penalty: float) -> LogitsProcessor:
         seen = np.asarray(token_ids, np.int64)
         scores = logits[seen].astype(np.float64)
         processed = logits.copy()
-        with np.errstate(over="ignore"):  # a penalty beyond float32 forbids the token
+        with np.errstate(over="ignore"):  # a score beyond float32 becomes infinite: -inf forbids the token
             processed[seen] = np.where(scores < 0, scores * penalty, scores / penalty)
         return processed
 
@@ -86,10 +97,10 @@ def repetition_penalty(penalty: float) -> LogitsProcessor:
 
 
 def occurrence_penalty(frequency: float, presence: float, prompt_tokens: int) -> LogitsProcessor:
-    """Lower the logits of generated tokens: by `frequency` for each time, and by `presence` once.
+    """Lower the logits of generated tokens: by `frequency` for each occurrence, and by `presence` once.
 
-    As in OpenAI's API, from where the two come: logit -= count * frequency + (count > 0) * presence, the prompt not
-    counted.
+    The formula is that of OpenAI's API: logit -= count * frequency + (count > 0) * presence. Tokens of the prompt do
+    not count.
     """
 
     def process(token_ids: Sequence[int], logits: np.ndarray) -> np.ndarray:
@@ -114,6 +125,23 @@ def no_repeat_ngram(size: int) -> LogitsProcessor:
         is_repeated = (runs[:, : size - 1] == ids[len(ids) - size + 1 :]).all(axis=1)
         processed = logits.copy()
         processed[runs[is_repeated, -1]] = -np.inf
+        return processed
+
+    return process
+
+
+def suppress_tokens(token_ids: Sequence[int]) -> LogitsProcessor:
+    """Forbid some tokens.
+
+    Args:
+        token_ids: at least one, in ascending order, each below the vocabulary's size.
+    """
+    is_run = token_ids[-1] - token_ids[0] == len(token_ids) - 1
+    suppressed = slice(token_ids[0], token_ids[-1] + 1) if is_run else np.asarray(token_ids, np.int64)
+
+    def process(_: Sequence[int], logits: np.ndarray) -> np.ndarray:
+        processed = logits.copy()
+        processed[suppressed] = -np.inf
         return processed
 
     return process

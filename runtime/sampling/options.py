@@ -1,6 +1,7 @@
-"""How text is generated: the options, with their defaults, ranges and meanings, written here and nowhere else.
+"""How text is generated: the options, with their defaults, ranges and meanings.
 
-The command line and the app take them from here. Stands apart from `sampling.py` so that `--help` need not load NumPy.
+This is their only definition; the command line and the app read it. The module does not import NumPy, so that `--help`
+is fast.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ def _option(
     *,
     kind: type | None = None,
 ) -> Any:
-    """A field with its default and what the command line and the app need to know of it.
+    """A field with its default, and with the metadata that the command line and the app read.
 
     Args:
         default: a value, or a function that makes one.
-        meaning: for people, without the default.
-        allowed: the range in words, and `holds` the same as a test; NaN must fail it.
-        holds: see `allowed`.
-        kind: float or int for an option that is a number, which can be given on the command line as it is.
+        meaning: a phrase for a help text, without the default.
+        allowed: the range in words.
+        holds: the range as a test; NaN must fail it.
+        kind: float or int for an option that is a number, and which the command line takes as such.
     """
     metadata = {"meaning": meaning, "allowed": allowed, "holds": holds, "kind": kind}
     if callable(default):
@@ -39,10 +40,10 @@ def _option(
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How tokens are drawn and when a text ends. Names, meanings and order are transformers' where it has them.
+    """How tokens are drawn and when a text ends. Names, meanings and order are transformers', where it has the option.
 
     The order: logit_bias, repetition_penalty, frequency_penalty, presence_penalty, no_repeat_ngram_size,
-    min_new_tokens, json_schema or regex, processors of one's own, temperature, top_k, top_p, min_p, typical_p, draw.
+    min_new_tokens, json_schema or regex, the caller's processors, temperature, top_k, top_p, min_p, typical_p, draw.
 
     Raises:
         OptionError: a value outside its range, or both a schema and a regular expression.
@@ -148,5 +149,5 @@ class SamplingOptions:
 
 
 def meaning(name: str) -> str:
-    """What an option means, for a help text."""
+    """The meaning of an option, for a help text."""
     return str(next(option for option in fields(SamplingOptions) if option.name == name).metadata["meaning"])

@@ -1,8 +1,8 @@
 """Samplers: from logits to a token id, in NumPy.
 
-The filters run in transformers' order (temperature, top-k, top-p, min-p, typical). The vocabulary is never sorted as a
-whole: a comparison with a threshold leaves a short list of candidates, on which the rest happens. Only top-p, which
-asks for the total, exponentiates all of it, once.
+The filters run in transformers' order (temperature, top-k, top-p, min-p, typical). They never sort the whole
+vocabulary: a comparison with a threshold leaves a short list of candidates, and they work on that. Only top-p, which
+needs the total, exponentiates the whole vocabulary, once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from runtime.sampling.options import SamplingOptions
 
 Sampler = Callable[[np.ndarray], int]
 
-# Top-k: groups of this many logits, of which only the largest is looked at first.
+# Top-k: logits are taken in groups of this size, and each group's largest is compared first.
 GROUP = 64
 # Top-p: tokens less likely than about (1 - top_p) / TAIL are not candidates: there would have to be more than TAIL of
 # them for one to be kept.
@@ -26,7 +26,7 @@ BINS_A_NAT, BINS = 64, 4096
 
 
 def make_sampler(options: SamplingOptions) -> Sampler:
-    """A callable that draws one token id from logits float32 [vocab_size]. It raises NumericError at NaN."""
+    """Make a callable that draws one token id from logits float32 [vocab_size] and raises NumericError at NaN."""
     if options.temperature == 0:
         return greedy
     random = np.random.default_rng(options.seed)
@@ -61,7 +61,7 @@ def greedy(logits: np.ndarray) -> int:
 
 
 def distribution(logits: np.ndarray, options: SamplingOptions) -> tuple[np.ndarray, np.ndarray]:
-    """What a draw chooses from.
+    """The tokens that may be drawn, with their probabilities.
 
     Args:
         logits: float32 [vocab_size].
@@ -71,7 +71,7 @@ def distribution(logits: np.ndarray, options: SamplingOptions) -> tuple[np.ndarr
         token ids int64 [kept] and their probabilities [kept], which sum to one.
 
     Raises:
-        NumericError: logits that are NaN or infinite, or none that may be drawn.
+        NumericError: the logits are NaN or infinite, or every token is forbidden.
     """
     largest = logits.max()
     check_finite(largest)
@@ -97,7 +97,7 @@ def most_likely(logits: np.ndarray, count: int) -> np.ndarray:
 
 
 def check_finite(largest: np.floating) -> None:
-    """Raise NumericError where the largest logit is none: NaN spreads to the maximum, so one number tells of all."""
+    """Raise NumericError unless the largest logit is finite. NaN spreads to the maximum, so it stands for all."""
     if largest == -np.inf:
         raise NumericError("every token is forbidden: the logits processors together leave none to draw")
     if not np.isfinite(largest):
@@ -105,7 +105,7 @@ def check_finite(largest: np.floating) -> None:
 
 
 def _candidates(logits: np.ndarray, largest: float, options: SamplingOptions) -> tuple[np.ndarray, np.ndarray]:
-    """What temperature, top-k and top-p keep: ids, and scores with the likeliest at 0."""
+    """Ids that temperature, top-k and top-p keep, and their scores, with the likeliest at 0."""
     if 0 < options.top_k < len(logits):
         token_ids = most_likely(logits, options.top_k)
         scores = _scores(logits[token_ids], largest, options.temperature)
@@ -123,14 +123,14 @@ def _candidates(logits: np.ndarray, largest: float, options: SamplingOptions) ->
 
 
 def _scores(logits: np.ndarray, largest: float, temperature: float) -> np.ndarray:
-    """float64 [tokens]: below the likeliest, in nats."""
+    """float64 [tokens]: distances below the likeliest, in nats."""
     with np.errstate(over="ignore"):  # infinitely far below it: never drawn
         scores: np.ndarray = (logits.astype(np.float64) - largest) / temperature
     return scores
 
 
 def _all_scores(logits: np.ndarray, largest: float, temperature: float) -> np.ndarray:
-    """The same of the whole vocabulary: float32, in which `exp` takes an eighth of the time."""
+    """`_scores` of the whole vocabulary, in float32: `exp` takes an eighth of the time there."""
     limits = np.finfo(np.float32)
     divisor = np.float32(min(max(temperature, float(limits.tiny)), float(limits.max)))
     with np.errstate(over="ignore"):
@@ -154,7 +154,7 @@ def _nucleus(logits: np.ndarray, largest: float, temperature: float, top_p: floa
 
 
 def _nucleus_by_bins(scores: np.ndarray, weights: np.ndarray, top_p: float) -> np.ndarray:
-    """Ids of a nucleus of many tokens: bins by score tell in which of them the sum passes top_p; that one is sorted."""
+    """Ids of a nucleus of many tokens: of bins by score, only the one in which the sum passes top_p is sorted."""
     bins = np.minimum(scores * np.float32(-BINS_A_NAT), np.float32(BINS)).astype(np.int32).astype(np.intp)
     mass = np.cumsum(np.bincount(bins, weights.astype(np.float64)))
     needed = top_p * mass[-1]
@@ -178,7 +178,7 @@ def _typical(token_ids: np.ndarray, scores: np.ndarray, typical_p: float) -> tup
 
 
 def _at_least(logits: np.ndarray, threshold: float) -> np.ndarray:
-    """Ids of the logits that reach a threshold, which may lie beyond what float32 holds, and are not -inf."""
+    """Ids of the logits that reach a threshold and are not -inf; the threshold may lie outside float32's range."""
     return np.flatnonzero(logits >= max(threshold, float(np.finfo(np.float32).min)))
 
 

@@ -1,20 +1,20 @@
-"""Messages to a prompt, by the tokenizer's own Jinja template, in a sandbox.
-
-Templates come from strangers: they run in `template_sandbox.py`, and see the same few names as in transformers.
-"""
+"""The chat template of a bundle: which source, and which special tokens it may name."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from runtime.bundle import Bundle, read_json
 from runtime.errors import ChatTemplateError
-from runtime.text.template_sandbox import bounded_filter, make_environment, render
+from runtime.text.jinja_template import JinjaTemplate, Message
+from runtime.text.special_tokens import read_special_tokens
 
-Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
+__all__ = ["ChatTemplate", "JinjaTemplate", "Message"]
+
+# Names of templates; the second is taken for conversations with tools, where there is one.
+DEFAULT, TOOL_USE = "default", "tool_use"
 
 
 class ChatTemplate:
@@ -26,66 +26,44 @@ class ChatTemplate:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        settings = read_json(bundle.folder / "tokenizer_config.json")
-        self._tokens = {
-            name: _token_text(settings[name]) for name in ("bos_token", "eos_token", "pad_token") if settings.get(name)
+        special_tokens = read_special_tokens(bundle.folder)
+        self._templates = {
+            name: JinjaTemplate(source, special_tokens) for name, source in _sources(bundle.folder).items()
         }
-        self._template = _compile(_source(bundle, settings))
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """The prompt for these messages. Raises ChatTemplateError where the template refuses them."""
-        names = {
-            "messages": [dict(message) for message in messages],
-            "tools": None,  # there, though none: templates ask `tools is not none`
-            "documents": None,
-            "add_generation_prompt": add_generation_prompt,
-            **self._tokens,
-        }
-        try:
-            return render(self._template, names)
-        except ChatTemplateError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a stranger's template may raise anything
-            raise ChatTemplateError(f"the chat template fails on these messages: {error}") from None
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **options: Any,
+    ) -> str:
+        """The prompt for these messages. `JinjaTemplate.render` says what the options are, and what it raises."""
+        if not messages:
+            raise ChatTemplateError("the conversation is empty: give it a message")
+        template = self._templates[DEFAULT]
+        if tools is not None:
+            template = self._templates.get(TOOL_USE, template)
+        return template.render(messages, add_generation_prompt=add_generation_prompt, tools=tools, **options).text
 
 
-def _source(bundle: Bundle, settings: Mapping[str, Any]) -> str:
-    path = bundle.folder / "chat_template.jinja"
+def _sources(folder: Path) -> dict[str, str]:
+    """The default template, and the one for tools where there is another."""
+    path = folder / "chat_template.jinja"
     try:
-        source = path.read_text(encoding="utf-8") if path.is_file() else settings.get("chat_template")
+        source = path.read_text(encoding="utf-8") if path.is_file() else None
     except UnicodeDecodeError as error:
         raise ChatTemplateError(f"{path} is not UTF-8 text: {error}") from None
+    if source is None:
+        source = read_json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(source, list):  # several named templates
-        named = (entry for entry in source if isinstance(entry, dict))
-        source = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
-    if not isinstance(source, str):
+        entries = [(entry.get("name"), entry.get("template")) for entry in source if isinstance(entry, dict)]
+    else:
+        entries = [(DEFAULT, source)]
+    sources = {name: text for name, text in entries if name in (DEFAULT, TOOL_USE) and isinstance(text, str)}
+    if DEFAULT not in sources:
         raise ChatTemplateError(
-            f"{bundle.folder} has no chat template: its model was not trained to chat; use `generate` to continue text"
+            f"{folder} has no chat template: its model was not trained to chat; use `generate` to continue text"
         )
-    return source
-
-
-def _compile(source: str) -> Any:
-    environment = make_environment()
-    from jinja2 import TemplateError
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    def to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
-
-    def strftime_now(layout: str) -> str:
-        return datetime.now().astimezone().strftime(layout)
-
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = strftime_now
-    environment.filters["tojson"] = bounded_filter("tojson", to_json)
-    try:
-        return environment.from_string(source)
-    except TemplateError as error:
-        raise ChatTemplateError(f"the chat template does not parse: {error}") from None
-
-
-def _token_text(token: Any) -> str:
-    return str(token.get("content", "")) if isinstance(token, dict) else str(token)
+    return sources

@@ -1,17 +1,20 @@
-"""Text from a stream of token ids, such that the pieces joined are the text of all ids at once.
+"""Text from a stream of token ids: the pieces joined are the text of all ids at once.
 
-One token is not a piece of text: a character may be spread over several (UTF-8 bytes), and a SentencePiece decoder
-drops the space before the first word only. So each piece is the difference between two decodings of a short window,
-and it is held back while its last character may still change.
+A token need not be a piece of text: several may make one character (UTF-8 bytes), and a SentencePiece decoder drops the
+space before the first word only. So each piece is the difference between two decodings of a short window, and it is
+held back while its last character may still change. docs/decisions/0023 says why this is not tokenizers' DecodeStream.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runtime.text.tokenizer import Tokenizer
+from runtime.text.tokenizer import REPLACEMENT, Tokenizer
 
-REPLACEMENT = "\ufffd"  # what an unfinished UTF-8 sequence decodes to
+# A character has at most four bytes, and an id at least one: of ids that are not yet text, only these may become it.
+UNFINISHED_IDS = 3
+# So many ids without text are not characters: what is certain of them is given out, lest the window grow.
+LONGEST_WAIT = 8
 
 
 class Detokenizer:
@@ -35,21 +38,39 @@ class Detokenizer:
             return ""
         self._window.append(token_id)
         text = self._tokenizer.decode(self._window)
-        unfinished = text.endswith(REPLACEMENT) or token_id in self._tokenizer.byte_tokens
-        if unfinished or len(text) <= len(self._given_text):
-            return ""
-        return self._give(text)
+        if not text.endswith(REPLACEMENT):
+            return self._give(text, len(self._window))
+        return self._give_certain(text) if len(self._window) - self._given_ids > LONGEST_WAIT else ""
+
+    @property
+    def held(self) -> str:
+        """The text held back so far."""
+        return self._new(self._tokenizer.decode(self._window))
 
     def flush(self) -> str:
-        """What is still held back, at the end."""
-        text = self._tokenizer.decode(self._window)
-        return self._give(text) if len(text) > len(self._given_text) else ""
+        """The text still held back, at the end."""
+        return self._give(self._tokenizer.decode(self._window), len(self._window))
 
-    def _give(self, text: str) -> str:
-        piece = text[len(self._given_text) :]
-        # The ids just given out begin the next window: they carry the context that their successors need, and their
-        # own text is known to be whole.
-        self._window = self._window[self._given_ids :]
-        self._given_ids = len(self._window)
-        self._given_text = self._tokenizer.decode(self._window)
+    def _new(self, text: str) -> str:
+        given = self._given_text
+        if not text.startswith(given):  # the context ended within a character, and that has become whole
+            given = given.rstrip(REPLACEMENT)
+        return text[len(given) :]
+
+    def _give_certain(self, text: str) -> str:
+        """Give out the text of the ids before those that may become a character, cut where no character is."""
+        for ids in range(len(self._window) - UNFINISHED_IDS, self._given_ids, -1):
+            head = self._tokenizer.decode(self._window[:ids])
+            if text == head + self._tokenizer.decode(self._window[ids:]):
+                return self._give(head, ids)
+        return ""
+
+    def _give(self, text: str, ids: int) -> str:
+        """Give out the text of that many ids of the window."""
+        piece = self._new(text)
+        if piece:
+            # The ids just given out begin the next window: they are the context that their successors need.
+            self._window = self._window[self._given_ids :]
+            self._given_ids = ids - self._given_ids
+            self._given_text = self._tokenizer.decode(self._window[: self._given_ids])
         return piece

@@ -1,8 +1,8 @@
-"""A Jinja environment for templates from strangers: no access to Python, and a bound on work and size.
+"""A Jinja environment for untrusted templates: no access to Python, and bounds on work and size.
 
-Jinja's own sandbox hides attributes that begin with an underscore and refuses changes to what goes in. It does not end
-a loop in a loop in a loop, a macro that calls itself twice, or a text that doubles a hundred times. So each turn of a
-loop, each call and each filter is counted here, and what grows is measured.
+Jinja's own sandbox hides attributes that begin with an underscore and refuses to change its input. It does not stop a
+loop in a loop in a loop, a macro that calls itself twice, or a text that doubles a hundred times. This environment
+counts each turn of a loop, each call and each filter, and measures every value that grows.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
@@ -25,8 +26,37 @@ CONTAINERS = (list, tuple, dict, KeysView, ValuesView, ItemsView)
 WIDE_FORMAT = re.compile(r"\d{5}")  # as in %99999999d
 
 
+@dataclass(frozen=True)
+class Rendered:
+    """What a template wrote.
+
+    Attributes:
+        text: of the whole template.
+        blocks: of each `{% generation %}` block, the length of the text before it, and its body.
+    """
+
+    text: str
+    blocks: list[tuple[int, str]]
+
+    def generation_spans(self) -> list[tuple[int, int]]:
+        """The characters [start, end) of the text that stand in generation blocks, in their order.
+
+        Raises:
+            ChatTemplateError: a block stands in a macro or a `{% set %}` block, so that its place cannot be told.
+        """
+        spans: list[tuple[int, int]] = []
+        for start, body in self.blocks:
+            end = start + len(body)
+            if self.text[start:end] != body or (spans and start < spans[-1][1]):
+                raise ChatTemplateError(
+                    "the chat template has {% generation %} in a macro or a {% set %} block: its place cannot be told"
+                )
+            spans.append((start, end))
+        return spans
+
+
 class Budget:
-    """What one rendering may still do."""
+    """The work that one rendering may still do."""
 
     def __init__(self) -> None:
         self._steps = 0
@@ -34,14 +64,14 @@ class Budget:
         self._weights: dict[int, tuple[Any, int]] = {}  # by id; with the object, so that its id stays its own
 
     def step(self) -> None:
-        """Count a step. Raises ChatTemplateError where there were too many, or they took too long."""
+        """Count a step. Raises ChatTemplateError after too many steps or too much time."""
         self._steps += 1
         is_late = self._steps % STEPS_A_LOOK == 0 and time.thread_time() > self._end_seconds
         if is_late or self._steps > MAX_STEPS:
             raise ChatTemplateError("the chat template does too much work: does it loop for ever?")
 
     def weigh(self, value: Any) -> int:
-        """About how many characters a value is as text; what a list holds twice counts twice, and is weighed once."""
+        """About the length of a value as text. A part that a list holds twice counts twice, and is weighed once."""
         if isinstance(value, (str, bytes)):
             return len(value)
         if not isinstance(value, CONTAINERS):
@@ -50,53 +80,83 @@ class Budget:
             return self._weights[id(value)][1]
         parts = [*value, *value.values()] if isinstance(value, dict) else [*value]
         weight = 1 + sum(map(self.weigh, parts))
-        if any(isinstance(part, CONTAINERS) for part in parts):  # others are weighed again as fast, and need no place
+        if any(isinstance(part, CONTAINERS) for part in parts):  # a flat container is weighed again as fast
             self._weights[id(value)] = value, weight
         return weight
 
 
-# Of the rendering under way in this thread: a template is compiled once, and threads may share it.
-_budget: ContextVar[Budget] = ContextVar("budget")
+class Rendering:
+    """One rendering under way: its budget, what it has written, and its generation blocks as (start, body)."""
+
+    def __init__(self) -> None:
+        self.budget = Budget()
+        self.size = 0
+        self.blocks: list[tuple[int, str]] = []
 
 
-def render(template: Any, names: dict[str, Any]) -> str:
-    """The text of a template of `make_environment`. Raises ChatTemplateError at the bounds, and what it raises."""
-    token = _budget.set(Budget())
+# A template is compiled once and may be rendered by several threads: each rendering keeps its state here.
+_rendering: ContextVar[Rendering] = ContextVar("rendering")
+
+
+def render(template: Any, names: dict[str, Any]) -> Rendered:
+    """Render a template of `make_environment`.
+
+    Raises:
+        ChatTemplateError: the template exceeds the bounds.
+        Exception: whatever the template itself raises.
+    """
+    rendering = Rendering()
+    token = _rendering.set(rendering)
     try:
-        pieces, size = [], 0
+        pieces = []
         for piece in template.generate(names):
-            _budget.get().step()
+            rendering.budget.step()
             pieces.append(piece)
-            size += len(piece)
-            _require_size(size)
-        return "".join(pieces)
+            rendering.size += len(piece)
+            _require_size(rendering.size)
+        return Rendered("".join(pieces), rendering.blocks)
     finally:
-        _budget.reset(token)
+        _rendering.reset(token)
 
 
 def make_environment() -> Any:
-    """A jinja2 environment with transformers' settings and extensions, and the bounds.
+    """A jinja2 environment with transformers' settings, extensions and restrictions, and the bounds.
 
     Raises:
         MissingDependencyError: jinja2 is not installed.
     """
     try:
-        from jinja2 import sandbox
-        from jinja2.utils import Namespace
+        from jinja2 import ext
     except ImportError:
         raise MissingDependencyError("chat templates need jinja2: pip install jinja2") from None
 
-    class ShortNamespace(Namespace):
-        """Jinja's own would be as long as all that it holds, and it may hold others."""
+    # Not optimized: what is constant would be computed while it compiles, without a budget.
+    environment = _sandbox()(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_generation_tag(), ext.LoopControlExtension], optimized=False
+    )
+    environment.filters = {name: bounded_filter(name, call) for name, call in environment.filters.items()}
+    # Not the class `dict`, by whose methods a template could change what it is given.
+    environment.globals |= {"namespace": _namespace(), "dict": _PlainDict()}
+    environment.filters |= {"_turns": _turns, "_measured": _measured}
+    return environment
 
-        def __repr__(self) -> str:
-            return "<Namespace>"
+
+def _sandbox() -> Any:
+    """Jinja's sandbox class, made stricter."""
+    from jinja2 import sandbox
 
     class Sandbox(sandbox.ImmutableSandboxedEnvironment):
-        """Raises where Jinja's own would go on with nothing, and measures."""
+        """Raises where Jinja's own goes on with an undefined value, and measures."""
 
         code_generator_class = _bounded_code()
         intercepted_binops = frozenset(["+", "*", "**", "%"])
+
+        @staticmethod
+        def concat(pieces: Iterable[str]) -> str:
+            """Joins the output of a macro or a block; it is measured before it exists."""
+            pieces = list(pieces)
+            _require_size(sum(map(len, pieces)))
+            return "".join(pieces)
 
         def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
             kind = type(obj).__name__
@@ -111,16 +171,56 @@ def make_environment() -> Any:
             _before_operator(operator, left, right)
             return _measured(super().call_binop(context, operator, left, right))
 
-    # Not optimized: what is constant would be computed while it compiles, without a budget.
-    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"], optimized=False)
-    environment.filters = {name: bounded_filter(name, call) for name, call in environment.filters.items()}
-    environment.globals["namespace"] = ShortNamespace
-    environment.filters |= {"_turns": _turns, "_measured": _measured}
-    return environment
+    return Sandbox
+
+
+def _namespace() -> Any:
+    """The class of `namespace()`."""
+    from jinja2.utils import Namespace
+
+    class ShortNamespace(Namespace):
+        """Prints in constant size: a namespace may hold others."""
+
+        def __init__(*args: Any, **names: Any) -> None:  # as Jinja's: a template may say namespace(self=1)
+            Namespace.__init__(*args, **names)
+            for name in dict(*args[1:], **names):
+                _require_public(name)
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            _require_public(name)
+            super().__setitem__(name, value)
+
+        def __repr__(self) -> str:
+            return "<Namespace>"
+
+    return ShortNamespace
+
+
+def _generation_tag() -> Any:
+    """The extension for `{% generation %}`."""
+    from jinja2 import ext, nodes
+
+    class GenerationTag(ext.Extension):
+        """`{% generation %}...{% endgeneration %}` renders its body and notes its place, as transformers' tracker."""
+
+        tags = {"generation"}  # noqa: RUF012 - Jinja's name
+
+        def parse(self, parser: Any) -> nodes.Node:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.CallBlock(self.call_method("_note"), [], [], body).set_lineno(line)
+
+        def _note(self, caller: Callable[[], str]) -> str:
+            rendering = _rendering.get()
+            start, body = rendering.size, caller()
+            rendering.blocks.append((start, body))
+            return body
+
+    return GenerationTag
 
 
 def _bounded_code() -> Any:
-    """A code generator that sends what loops go through, and what grows in place, through filters of ours."""
+    """A code generator that sends the items of loops, and the values that grow in place, through filters of ours."""
     from jinja2 import nodes
     from jinja2.compiler import CodeGenerator
 
@@ -149,15 +249,30 @@ def _bounded_code() -> Any:
     return BoundedCode
 
 
+class _PlainDict:
+    """`dict(...)` and `dict.fromkeys(...)` for templates."""
+
+    def __call__(self, *args: Any, **names: Any) -> dict[Any, Any]:
+        return dict(*args, **names)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args)
+
+
+def _require_public(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise ChatTemplateError(f"the chat template sets {name!r} of a namespace, which it may not")
+
+
 def _turns(items: Iterable[Any]) -> Iterator[Any]:
-    budget = _budget.get()
+    budget = _rendering.get().budget
     for item in items:
         budget.step()
         yield item
 
 
 def bounded_filter(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that counts and is measured."""
+    """A filter that counts as a step and whose result is measured."""
 
     @wraps(call)
     def bounded(*args: Any, **options: Any) -> Any:
@@ -168,8 +283,8 @@ def bounded_filter(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _before(name: str, operands: Iterable[Any]) -> None:
-    """Count a call or a filter, and refuse one whose result could be beyond all bounds."""
-    _budget.get().step()
+    """Count a call or a filter, and refuse one whose result could exceed all bounds."""
+    _rendering.get().budget.step()
     product = 1
     for operand in operands:
         if isinstance(operand, (str, list, tuple, int)):
@@ -193,7 +308,7 @@ def _measured(value: Any) -> Any:
     if isinstance(value, int):
         _require_size(value.bit_length())
     elif isinstance(value, (str, bytes, *CONTAINERS)):
-        _require_size(_budget.get().weigh(value))
+        _require_size(_rendering.get().budget.weigh(value))
     return value
 
 

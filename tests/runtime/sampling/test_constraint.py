@@ -9,11 +9,13 @@ import sys
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer as HFTokenizer
 
-from runtime import LanguageModel, SamplingOptions
+from runtime import Bundle, LanguageModel, SamplingOptions
 from runtime.errors import ConstraintError, MissingDependencyError
 from runtime.sampling.constraint import Constraint, GrammarVocabulary
-from tests.runtime.files import fails
+from runtime.text.tokenizer import Tokenizer
+from tests.runtime.files import edit_json, fails
 
 pytest.importorskip("llguidance", reason="constrained output is an extra: pip install llguidance")
 
@@ -125,6 +127,22 @@ def test_end_of_text_is_allowed_where_the_text_is_complete_and_nowhere_else(tiny
         assert {bool(np.isfinite(scores[stop])) for stop in (0, 2)} == {is_complete}
         assert not np.isfinite(scores[1])  # a special token that is no stop token
         ids.append(letter[name])
+
+
+@pytest.mark.parametrize("vocab_size", [320, 321, 322, 400])
+def test_a_grammar_leaves_out_unused_rows_and_unknown_tokens(vocab_size, broken_bundle):
+    path = broken_bundle / "tokenizer.json"
+    added = HFTokenizer.from_file(str(path))
+    added.add_tokens(["ab", "ba"])
+    added.save(str(path))
+    edit_json(broken_bundle / "config.json", vocab_size=vocab_size)
+    tokenizer = Tokenizer(Bundle.open(broken_bundle))
+    vocabulary = GrammarVocabulary(tokenizer, vocab_size)
+    options = SamplingOptions(regex="(ab|ba)*")
+    constraint = Constraint(vocabulary, options, prompt_tokens=0, stop_token_ids={0})
+    allowed = np.flatnonzero(np.isfinite(constraint.process([], np.zeros(vocab_size, np.float32)))).tolist()
+    letters = [tokenizer.token_id("a"), tokenizer.token_id("b")]
+    assert allowed == sorted([0, *letters, *range(320, min(vocab_size, 322))])
 
 
 def test_a_constraint_follows_a_text_that_goes_back(tiny_model):

@@ -16,8 +16,9 @@ from runtime.sampling.logits_processors import (
     no_repeat_ngram,
     occurrence_penalty,
     repetition_penalty,
+    suppress_tokens,
 )
-from runtime.sampling.sampler import distribution
+from runtime.sampling.sampler import distribution, make_sampler
 from tests.runtime.options import endless
 
 FOUR = np.array([2.0, -2.0, 1.0, 0.0], np.float32)
@@ -40,6 +41,9 @@ FORBIDDEN = -np.inf
         (no_repeat_ngram(3), [0, 1], [2.0, -2.0, 1.0, 0.0]),
         (min_new_tokens(2, 1, [0, 3]), [1, 1], [FORBIDDEN, -2.0, 1.0, FORBIDDEN]),
         (min_new_tokens(2, 1, [0, 3]), [1, 1, 1], [2.0, -2.0, 1.0, 0.0]),
+        (suppress_tokens(range(2, 4)), [], [2.0, -2.0, FORBIDDEN, FORBIDDEN]),
+        (suppress_tokens([0, 3]), [], [FORBIDDEN, -2.0, 1.0, FORBIDDEN]),
+        (suppress_tokens([1]), [], [2.0, FORBIDDEN, 1.0, 0.0]),
     ],
 )
 def test_four_logits_become_what_was_worked_out_by_hand(process, ids, expected):
@@ -132,6 +136,28 @@ def test_penalties_of_occurrence_come_after_that_of_repetition_as_in_vllm():
 
 def test_the_defaults_need_no_processor():
     assert make_logits_processors(SamplingOptions(), prompt_tokens=3, vocab_size=9, stop_token_ids={1}) == []
+
+
+@pytest.mark.parametrize("unused", [range(4, 9), [1, 4, 6], range(8, 9)], ids=str)
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 9.0, "top_p": 1.0}, {}, {"top_k": 8}], ids=str)
+def test_an_id_without_a_token_is_never_drawn(options, unused):
+    options = SamplingOptions(seed=1, **options)
+    (process,) = make_logits_processors(
+        options, prompt_tokens=0, vocab_size=9, stop_token_ids=(), unused_token_ids=unused
+    )
+    sample = make_sampler(options)
+    logits = np.zeros(9, np.float32)
+    logits[list(unused)] = 5
+    drawn = {sample(process([], logits)) for _ in range(300)}
+    assert drawn.isdisjoint(unused)
+    assert drawn == set(range(9)) - set(unused) or options.temperature == 0
+
+
+def test_a_stop_id_without_a_token_may_be_drawn():
+    (process,) = make_logits_processors(
+        SamplingOptions(), prompt_tokens=0, vocab_size=4, stop_token_ids={3}, unused_token_ids=range(2, 4)
+    )
+    assert process([], FOUR).tolist() == [2.0, -2.0, FORBIDDEN, 0.0]
 
 
 @pytest.mark.parametrize("penalty", [1e300, 1e39])

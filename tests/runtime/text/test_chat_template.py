@@ -219,6 +219,22 @@ def test_of_several_templates_the_default_one_is_taken_and_a_file_goes_first(bro
         with_template(broken_bundle, named)
 
 
+def test_a_conversation_with_tools_takes_the_template_for_tools(broken_bundle):
+    source = [{"name": "tool_use", "template": "{{ tools | tojson }}"}, {"name": "default", "template": "{{ tools }}"}]
+    transformers = pytest.importorskip("transformers")
+    template = with_template(broken_bundle, source)
+    oracle = transformers.AutoTokenizer.from_pretrained(broken_bundle)
+    for tools in (None, [], [{"type": "function", "function": {"name": "é"}}]):
+        assert template.render(CHATS[0], tools=tools) == oracle.apply_chat_template(
+            CHATS[0], tools=tools, tokenize=False
+        )
+
+
+def test_an_empty_conversation_is_refused(broken_bundle):
+    with pytest.raises(ChatTemplateError, match="conversation is empty"):
+        with_template(broken_bundle, "{{ messages }}").render([])
+
+
 def test_without_jinja2_the_package_is_named(tiny_bundle, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
     with pytest.raises(MissingDependencyError, match="pip install jinja2"):

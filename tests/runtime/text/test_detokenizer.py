@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from runtime.text.detokenizer import REPLACEMENT, Detokenizer
+from runtime.text.detokenizer import Detokenizer
+from runtime.text.tokenizer import REPLACEMENT
 
 NAMES = ["tiny", "stories260k", "smollm2"]
 TEXTS = [
@@ -71,7 +72,6 @@ def test_no_piece_ends_in_a_character_that_later_changes(tokenizer):
     for _ in range(1000):
         ids = random_ids(tokenizer, randomness)
         *pieces, _ = streamed(tokenizer, ids)
-        assert not any(piece.endswith(REPLACEMENT) for piece in pieces)
         whole = tokenizer.decode(ids)
         assert whole.startswith("".join(pieces))
 
@@ -102,9 +102,67 @@ def test_an_unfinished_character_comes_at_the_end(tokenizers):
     assert set(last) == {REPLACEMENT}
 
 
+def byte_ids(tokenizer, contents):
+    return [tokenizer.token_id(f"<0x{byte:02X}>") for byte in contents]
+
+
 def test_a_special_token_does_not_end_a_run_of_bytes(tokenizers):
     tokenizer = tokenizers("stories260k")
-    letter, broken = (tokenizer.token_id(f"<0x{byte:02X}>") for byte in (0x41, 0xE2))
-    ids = [letter, 1, broken, 300]  # decoded as one run, which is no UTF-8, so the letter is lost with it
-    assert tokenizer.decode(ids).startswith(REPLACEMENT * 2)
-    assert "".join(streamed(tokenizer, ids)) == tokenizer.decode(ids)
+    first, second = byte_ids(tokenizer, "é".encode())
+    assert tokenizer.decode([first, 1, second]) == "é"
+    assert streamed(tokenizer, [first, 1, second, 300]) == ["", "", "é", " ha", ""]
+
+
+@pytest.mark.parametrize(
+    ("contents", "pieces"),
+    [
+        (b"A\n", ["A", "\n"]),
+        ("é日😀".encode(), ["", "é", "", "", "日", "", "", "", "😀"]),
+        (b"A\xe2B", ["A", "", f"{REPLACEMENT}B"]),
+        (b"\xe2\x82A\xff\x80B", ["", "", REPLACEMENT * 2 + "A", "", "", REPLACEMENT * 2 + "B"]),
+        (b"\xc3\xc3\xa9", ["", "", f"{REPLACEMENT}é"]),
+        (b"\xed\xa0\x80A", ["", "", "", REPLACEMENT * 3 + "A"]),  # half of a surrogate pair
+        (b"\xc0\x80A", ["", "", REPLACEMENT * 2 + "A"]),  # an overlong form
+        (b"\xef\xbf\xbdA", ["", "", "", f"{REPLACEMENT}A"]),
+    ],
+)
+def test_a_character_in_bytes_comes_with_its_last_byte(contents, pieces, tokenizers):
+    tokenizer = tokenizers("stories260k")
+    ids = byte_ids(tokenizer, contents)
+    assert streamed(tokenizer, ids) == [*pieces, ""]
+    assert tokenizer.decode(ids) == "".join(pieces)
+
+
+def test_a_run_of_bytes_that_is_text_decodes_as_in_transformers(shared_data, tokenizers):
+    transformers = pytest.importorskip("transformers")
+    oracle = transformers.AutoTokenizer.from_pretrained(shared_data / "stories260k")
+    tokenizer, randomness = tokenizers("stories260k"), random.Random(4)
+    for _ in range(500):
+        contents = [(" ha", [300]), *((character, byte_ids(tokenizer, character.encode())) for character in "aé日😀\n")]
+        ids = [token_id for _ in range(6) for token_id in randomness.choice(contents)[1]]
+        assert tokenizer.decode(ids) == oracle.decode(ids, skip_special_tokens=True)
+
+
+def test_a_character_that_the_prompt_begins_comes_whole(tokenizers):
+    for name in ("tiny", "stories260k"):
+        tokenizer = tokenizers(name)
+        bos, *ids = tokenizer.encode("😀abc")
+        for cut in (1, 2, 3):
+            start = 1 if name == "stories260k" else 0  # SentencePiece's leading space
+            prompt, rest = [bos, *ids[: start + cut]], ids[start + cut :]
+            assert "".join(streamed(tokenizer, rest, prompt)) == "😀abc"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bytes_that_are_no_characters_stream_too(name, tokenizers):
+    tokenizer, randomness = tokenizers(name), random.Random(5)
+    texts = [tokenizer.encode(text, add_special_tokens=False) for text in ("😀", "日", "é", "a", " b", "\ufffd")]
+    parts = [ids[start:end] for ids in texts for start in range(len(ids)) for end in range(start + 1, len(ids) + 1)]
+    broken = [part for part in parts if set(tokenizer.decode(part)) == {REPLACEMENT}]
+    for _ in range(1500):
+        few = randomness.sample(broken, 2) + [randomness.choice(parts)] * randomness.randrange(2)
+        ids = [token_id for _ in range(30) for token_id in randomness.choice(few)]
+        pieces = streamed(tokenizer, ids)
+        assert "".join(pieces) == tokenizer.decode(ids), ids
+        waits = "".join("x" if piece else "." for piece in pieces).split("x")
+        assert max(map(len, waits)) < 12

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+from tokenizers import Tokenizer as HFTokenizer
 
 from runtime import Bundle
 from runtime.errors import BundleError, PromptError
-from runtime.text.tokenizer import Tokenizer
+from runtime.text.tokenizer import Tokenizer, load_tokenizer
 from tests.runtime.files import edit_json
 
 TEXTS = [
@@ -95,7 +97,85 @@ def test_a_tokenizer_that_is_absent_or_corrupt_is_a_bundle_error(contents, words
         Tokenizer(Bundle.open(broken_bundle))
 
 
-def test_a_tokenizer_with_more_tokens_than_the_model_is_another_models(broken_bundle):
+def test_a_vocabulary_larger_than_the_model_is_another_models(broken_bundle):
     edit_json(broken_bundle / "config.json", vocab_size=319)
     with pytest.raises(BundleError, match=r"320 tokens, the model 319.*another model"):
         Tokenizer(Bundle.open(broken_bundle))
+
+
+def with_added_tokens(folder, *tokens, special=False):
+    """Add tokens to a tokenizer as transformers does, which leaves the model as it is."""
+    path = folder / "tokenizer.json"
+    tokenizer = HFTokenizer.from_file(str(path))
+    (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(list(tokens))
+    tokenizer.save(str(path))
+    return Tokenizer(Bundle.open(folder))
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_a_token_that_the_model_lacks_cannot_be_fed(special, broken_bundle):
+    tokenizer = with_added_tokens(broken_bundle, "<a>", "<b>", special=special)
+    assert tokenizer.decode(tokenizer.encode("the mouse")) == "the mouse"
+    assert tokenizer.unused_token_ids == range(0)
+    for text in ("<a>", "the <b> mouse"):
+        with pytest.raises(PromptError, match=r"has the token '<[ab]>', which was added to the tokenizer and not to"):
+            tokenizer.encode(text)
+        with pytest.raises(PromptError, match="added to the tokenizer"):
+            tokenizer.encode_prompt(text, add_special_tokens=False)
+
+
+@pytest.mark.parametrize("padding", [1, 64, 5000])
+def test_rows_that_pad_the_vocabulary_are_told(padding, broken_bundle):
+    edit_json(broken_bundle / "config.json", vocab_size=320 + padding)
+    assert list(Tokenizer(Bundle.open(broken_bundle)).unused_token_ids) == list(range(320, 320 + padding))
+    tokenizer = with_added_tokens(broken_bundle, "<a>")
+    assert list(tokenizer.unused_token_ids) == list(range(321, 320 + padding))
+    assert tokenizer.encode("<a>", add_special_tokens=False) == [320]
+
+
+def test_ids_within_the_vocabulary_without_a_token_are_told(broken_bundle):
+    path = broken_bundle / "tokenizer.json"
+    contents = json.loads(path.read_text())
+    vocabulary = contents["model"]["vocab"]
+    contents["model"]["vocab"] = {token: i for token, i in vocabulary.items() if i not in (318, 319)} | {"zzzz": 330}
+    merged = [merge for merge in contents["model"]["merges"] if "".join(merge) in contents["model"]["vocab"]]
+    contents["model"]["merges"] = merged
+    path.write_text(json.dumps(contents))
+    edit_json(broken_bundle / "config.json", vocab_size=333)
+    expected = [318, 319, *range(320, 330), 331, 332]
+    assert list(Tokenizer(Bundle.open(broken_bundle)).unused_token_ids) == expected
+
+
+STORED = {
+    "truncation": {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0},
+    "padding": {
+        "strategy": {"Fixed": 128},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "<unk>",
+    },
+}
+
+
+@pytest.mark.parametrize("stored", [["truncation"], ["padding"], ["truncation", "padding"]])
+@pytest.mark.parametrize("base", ["stories260k", "smollm2-tokenizer"])
+def test_stored_truncation_and_padding_are_ignored(stored, base, shared_data, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    folder = shutil.copytree(shared_data / base, tmp_path / base)
+    edit_json(folder / "tokenizer.json", **{name: STORED[name] for name in stored})
+    text = "Once upon a time there was a mouse. " * 9
+    for words in (text, "a"):
+        expected = transformers.AutoTokenizer.from_pretrained(folder)(words)["input_ids"]
+        assert load_tokenizer(folder).encode(words).ids == expected
+    assert len(load_tokenizer(folder).encode(text).ids) > 80
+
+
+def test_stored_truncation_does_not_shorten_a_prompt_or_a_grammar(broken_bundle):
+    whole = Tokenizer(Bundle.open(broken_bundle)).encode("the mouse " * 20)
+    edit_json(broken_bundle / "tokenizer.json", **STORED)
+    tokenizer = Tokenizer(Bundle.open(broken_bundle))
+    assert tokenizer.encode_prompt("the mouse " * 20) == whole
+    copy = HFTokenizer.from_str(tokenizer.with_another_token("<another>")[0])
+    assert copy.encode("the mouse " * 20).ids == whole
