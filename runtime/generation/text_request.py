@@ -1,4 +1,4 @@
-"""From a prompt and sampling options to a request for the scheduler, and what makes text of its tokens."""
+"""From a prompt and sampling options to a request for the scheduler, and from its tokens to pieces of text."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from runtime.bundle import ModelShape
 from runtime.engine.kv_cache import KVCache
 from runtime.engine.sequence import FinishReason, Request, new_token_limit
 from runtime.errors import OptionError
-from runtime.generation.text_assembler import TextAssembler
 from runtime.generation.text_delta import TextDelta
 from runtime.sampling.constraint import Constraint, GrammarVocabulary
 from runtime.sampling.logits_processors import LogitsProcessor, make_logits_processors
 from runtime.sampling.logprobs import SampledToken
 from runtime.sampling.options import SamplingOptions
 from runtime.sampling.sampler import make_sampler
+from runtime.text.text_assembler import TextAssembler
 from runtime.text.tokenizer import Tokenizer
 
 
 class TextRequest:
-    """One text to generate, checked.
+    """One text to generate, checked; and what becomes of it.
 
     Args:
         shape: of the model.
@@ -35,8 +35,8 @@ class TextRequest:
 
     Attributes:
         request: for a scheduler.
-        assembler: what its tokens go through.
         limit: tokens at most.
+        new_ids: the tokens so far, without the one that stopped the text.
 
     Raises:
         PromptError, OptionError, ConstraintError: what was asked for cannot be done.
@@ -59,13 +59,19 @@ class TextRequest:
         stops = stop_token_ids if options.stop_token_ids is None else frozenset(options.stop_token_ids)
         self.limit = _limit(shape, options, len(prompt_ids), stops)
         processors = make_logits_processors(
-            options, prompt_tokens=len(prompt_ids), vocab_size=shape.vocab_size, stop_token_ids=stops
+            options,
+            prompt_tokens=len(prompt_ids),
+            vocab_size=shape.vocab_size,
+            stop_token_ids=stops,
+            unused_token_ids=tokenizer.unused_token_ids,
         )
         constraint: Constraint | None = None
         if options.json_schema is not None or options.regex is not None:
             constraint = Constraint(vocabulary(), options, prompt_tokens=len(prompt_ids), stop_token_ids=stops)
             processors.append(constraint.process)
-        self.assembler = TextAssembler(tokenizer, prompt_ids, stop_strings=options.stop_strings, constraint=constraint)
+        self._constraint = constraint
+        self._text = TextAssembler(tokenizer, _context(tokenizer, prompt_ids, constraint), options.stop_strings)
+        self.new_ids: list[int] = []
         self._on_delta = on_delta
         self.request = Request(
             prompt_ids,
@@ -79,10 +85,44 @@ class TextRequest:
             cache,
         )
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether a stop string ended the text, so that it is shorter than that of the new ids."""
+        return self._text.is_cut
+
+    def end(self, reason: FinishReason) -> TextDelta:
+        """The last piece of a text that ends without another token: what was held back."""
+        rest = self._text.flush()
+        return TextDelta(rest, None, "stop" if self.is_cut else reason)
+
     def _on_token(self, token: SampledToken) -> FinishReason | None:
-        delta = self.assembler.push(token, is_last=len(self.assembler.new_ids) + 1 == self.limit)
-        self._on_delta(delta)
-        return delta.finish_reason
+        self.new_ids.append(token.token_id)
+        text, reason = self._text.push(token.token_id), self._reason()
+        if reason is not None:
+            text += self._text.flush()
+        if self.is_cut:
+            reason = "stop"
+        self._on_delta(TextDelta(text, token.token_id, reason, token.logprob, token.top_logprobs))
+        return reason
+
+    def _reason(self) -> FinishReason | None:
+        """Why the text ends with the last token, stop strings aside."""
+        if self._constraint is not None:
+            self._constraint.follow(self.new_ids)
+            if self._constraint.is_finished:
+                return "stop"
+        return "length" if len(self.new_ids) == self.limit else None
+
+
+def _context(tokenizer: Tokenizer, prompt_ids: Sequence[int], constraint: Constraint | None) -> list[int]:
+    """The ids whose text the new one follows.
+
+    A SentencePiece decoder drops a space that begins a text. A grammar has counted it, so a constrained text never
+    begins one.
+    """
+    if constraint is not None and not tokenizer.decode(prompt_ids):
+        return [*prompt_ids, *tokenizer.encode(".", add_special_tokens=False)]
+    return list(prompt_ids)
 
 
 def _limit(shape: ModelShape, options: SamplingOptions, prompt_tokens: int, stop_token_ids: frozenset[int]) -> int:

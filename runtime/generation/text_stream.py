@@ -46,12 +46,12 @@ class TextStream:
     @property
     def new_ids(self) -> list[int]:
         """The tokens given out so far, without the one that stopped the text."""
-        return self._text.assembler.new_ids[: self._given_tokens]
+        return self._text.new_ids[: self._given_tokens]
 
     @property
     def is_cut(self) -> bool:
         """Whether a stop string ended the text, so that it is shorter than that of the new ids."""
-        return self._text.assembler.is_cut
+        return self._text.is_cut
 
     def deltas(self) -> Iterator[TextDelta]:
         """The pieces as they come, once. Closing the iterator stops the computation."""
@@ -62,7 +62,7 @@ class TextStream:
         try:
             while True:
                 if self._is_cancelled():
-                    yield self._text.assembler.end("cancelled")
+                    yield self._text.end("cancelled")
                     return
                 delta = self._next(sequence)
                 if delta is not None:
@@ -91,7 +91,7 @@ class TextStream:
             return delta
         if sequence.error is not None:
             raise sequence.error
-        return None if sequence.finish_reason is None else self._text.assembler.end(sequence.finish_reason)
+        return None if sequence.finish_reason is None else self._text.end(sequence.finish_reason)
 
 
 def _never() -> bool:

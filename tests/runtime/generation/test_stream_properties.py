@@ -102,7 +102,8 @@ def test_over_random_cases_the_laws_of_streams_hold(tokenizer):
         checked[reason] += 1
         assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
         assert [chunk.token_id for chunk in chunks if chunk.token_id is not None] == drawn
-        assert not any(stop in text for stop in stops), (stops, text)  # nothing leaks, not even split over chunks
+        if not tokenizer.special_tokens.keys() & set(drawn):  # stop strings see them, as in transformers
+            assert not any(stop in text for stop in stops), (stops, text)  # nothing leaks, not even split over pieces
         if reason == "length":
             assert (text, drawn) == (expected, ids)
         elif reason == "stop":
