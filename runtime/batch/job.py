@@ -17,14 +17,19 @@ from runtime.sampling.options import SamplingOptions
 
 
 def describe_job(source: BatchInput, bundle: Bundle, precision: str, sampling: SamplingOptions) -> dict[str, Any]:
-    """The job as JSON values. Threads and the batch size are left out: they change no token in int8 and int8-kv8."""
+    """The job as JSON values. Threads and the batch size are left out: they change no token in int8 and int8-kv8.
+
+    Raises:
+        OptionError: the bundle has no such precision.
+    """
+    graph = bundle.model_file(precision)
     options = asdict(sampling)
     options["logit_bias"] = {str(token_id): str(bias) for token_id, bias in sampling.logit_bias.items()}
     for name in ("stop_strings", "stop_token_ids"):
         options[name] = None if options[name] is None else list(options[name])
     return {
         "input_sha256": source.sha256,
-        "model_sha256": _model_sha256(bundle, precision),
+        "model_sha256": _model_sha256(bundle, graph),
         "precision": precision,
         "sampling": options,
     }
@@ -55,10 +60,10 @@ def open_output(
     return OutputFile(path, job, overwrite=overwrite, convert=convert)
 
 
-def _model_sha256(bundle: Bundle, precision: str) -> str:
+def _model_sha256(bundle: Bundle, graph: Path) -> str:
     """Of the manifest, which has a hash of every file; of config and graph for a bundle without one."""
     digest = hashlib.sha256()
     path = bundle.folder / MANIFEST
-    for file in [path] if path.is_file() else [bundle.folder / "config.json", bundle.model_file(precision)]:
+    for file in [path] if path.is_file() else [bundle.folder / "config.json", graph]:
         digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -15,7 +15,7 @@ OPTIONS = {option.name: option for option in fields(SamplingOptions)}
 # OpenAI's names of the same.
 ALIASES = {"stop": "stop_strings", "max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens"}
 # A key that shares more of its letters with an option than this (difflib's ratio) is taken for a misspelling of it.
-LIKENESS = 0.82
+LIKENESS = 0.81
 LONGEST_SHOWN = 60
 EXCLUSIVE = frozenset({"json_schema", "regex"})
 

@@ -106,14 +106,11 @@ class OutputFile:
         self._job = {"format": RECORD_FORMAT, **job}
         self._convert = convert
         self._file: BinaryIO | None = None
+        self._has_begun = False
         try:
             self._open(overwrite)
         except OSError as error:
-            self.__exit__()
             raise BatchError(f"{path} cannot be written: {error.strerror}") from None
-        except BatchError:
-            self.__exit__()
-            raise
 
     def write(self, result: LineResult) -> None:
         """Append a line, so that it outlives this process.
@@ -123,6 +120,7 @@ class OutputFile:
         """
         left = memoryview(result.to_bytes())
         try:
+            self._begin()
             while left and self._file is not None:
                 left = left[self._file.write(left) :]
         except OSError as error:
@@ -138,6 +136,7 @@ class OutputFile:
         """
         whole = self._partial
         try:
+            self._begin()
             if self._convert is not None:
                 whole = self.path.with_name(f"{self.path.name}.tmp")
                 self._convert(self._partial, whole)
@@ -156,33 +155,41 @@ class OutputFile:
     def __exit__(self, *_: object) -> None:
         if self._file is None:
             return
-        if not self.done and not self.is_finished:  # nothing to go on from
-            self._partial.unlink(missing_ok=True)
-            self._record.unlink(missing_ok=True)
+        if not self.is_finished and not self._partial.stat().st_size:  # nothing to go on from
+            self._partial.unlink()
         self._file.close()
         self._file = None
 
     def _open(self, overwrite: bool) -> None:
         if self.path.exists() and not self.path.is_file():
-            raise BatchError(f"{self.path} is not a file; name one that may be written")
+            raise BatchError(f"{self.path} is not a file: choose another --out")
         if not overwrite and self._is_whole():
             self._partial.unlink(missing_ok=True)
             return
         self._file = self._locked()
-        if overwrite:
+        if not overwrite:
+            self._keep_whole_lines(self._file)
+
+    def _begin(self) -> None:
+        """Before the first line: what is overwritten stays until there is something in its place."""
+        if self._has_begun or self._file is None:
+            return
+        if not self.done:
             self.path.unlink(missing_ok=True)
             self._file.truncate(0)
-        self._keep_whole_lines(self._file)
         self._write_record(None)
+        self._has_begun = True
 
     def _is_whole(self) -> bool:
         """Whether an earlier run finished. Raises BatchError where what is there belongs to another job."""
-        has_output = self.path.exists()
-        if not has_output and not (self._partial.exists() and self._partial.stat().st_size):
+        is_whole = self.path.exists()
+        if not is_whole and not (self._partial.exists() and self._partial.stat().st_size):
             return False
         try:
             record = json.loads(self._record.read_text(encoding="utf-8"))
-            theirs, finished = dict(record["job"]), record["finished"]
+            theirs = dict(record["job"])
+            if is_whole:
+                self.done, self.failed = record["finished"]["lines"], record["finished"]["failed"]
         except (FileNotFoundError, KeyError, TypeError, ValueError):
             raise BatchError(
                 f"{self.path} exists, and {self._record.name} beside it does not say which batch wrote it: "
@@ -194,9 +201,8 @@ class OutputFile:
                 f"{self.path} was written with {' and '.join(differing)}: choose another --out, or replace it with "
                 "--overwrite"
             )
-        if has_output:
-            self.done, self.failed, self.is_finished = finished["lines"], finished["failed"], True
-        return has_output
+        self.is_finished = is_whole
+        return is_whole
 
     def _locked(self) -> BinaryIO:
         file = self._partial.open("ab+", buffering=0)
@@ -212,15 +218,15 @@ class OutputFile:
 
     def _keep_whole_lines(self, file: BinaryIO) -> None:
         """Count the lines of an earlier run, and drop one that was cut off."""
-        file.seek(0)
         whole_bytes = 0
-        with self._partial.open("rb") as lines:
+        with self._partial.open("rb") as lines, suppress(ValueError):  # no JSON: what a power cut may leave
             for line in lines:
                 if not line.endswith(b"\n"):
                     break
+                failed = "error" in json.loads(line)
                 whole_bytes += len(line)
                 self.done += 1
-                self.failed += "error" in json.loads(line)
+                self.failed += failed
         file.truncate(whole_bytes)
 
     def _write_record(self, finished: dict[str, int] | None) -> None:
