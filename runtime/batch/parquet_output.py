@@ -49,7 +49,8 @@ def _inferred_columns(pa: Any, results: Path, fields: list[Any]) -> Iterator[tup
             values = [record.get(field.name) for record in records]
             if field.metadata:  # values of several types
                 values = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
-            columns[field.name] = pa.array(values, field.type)
+            # By way of their own type: an integer of many digits may stand among floats.
+            columns[field.name] = pa.array(values).cast(field.type, safe=False)
         yield records, columns
 
 
@@ -69,20 +70,12 @@ def _result_schema(pa: Any) -> Any:
 
 
 def _inferred_schema(pa: Any, results: Path) -> Any:
-    """A type for each key, wide enough for all its values; None stands for a mixture."""
+    """A type for each key, wide enough for all its values; where there is none, texts, marked as JSON."""
     types: dict[str, Any] = {}
     for records in _chunks(results):
-        names = dict.fromkeys(key for record in records for key in record)
-        for name in names:
+        for name in dict.fromkeys(key for record in records for key in record):
             before = types.get(name, pa.null())
-            try:
-                found = pa.array([record.get(name) for record in records]).type
-                fields = [pa.schema([(name, kind)]) for kind in (before, found)]
-                types[name] = (
-                    before if before is None else pa.unify_schemas(fields, promote_options="permissive")[0].type
-                )
-            except (pa.ArrowException, OverflowError):
-                types[name] = None
+            types[name] = None if before is None else _wider(pa, before, [record.get(name) for record in records])
     mixed = {b"json": b"a column of several types, as JSON"}
     return pa.schema(
         [
@@ -90,6 +83,15 @@ def _inferred_schema(pa: Any, results: Path) -> Any:
             for name, kind in types.items()
         ]
     )
+
+
+def _wider(pa: Any, kind: Any, values: list[Any]) -> Any:
+    """The type that holds a type and more values, or None."""
+    try:
+        schemas = [pa.schema([("", each)]) for each in (kind, pa.array(values).type)]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except (pa.ArrowException, OverflowError):
+        return None
 
 
 def _is_writable(pa: Any, kind: Any) -> bool:
@@ -102,7 +104,10 @@ def _is_writable(pa: Any, kind: Any) -> bool:
 def _records(results: Path) -> Iterator[dict[str, Any]]:
     with results.open("rb") as file:
         for line in file:
-            yield json.loads(line)
+            record = json.loads(line)
+            if b"\\u" in line:  # an escape may be half of a surrogate pair, which Arrow cannot hold
+                record = json.loads(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace"))
+            yield record
 
 
 def _chunks(results: Path) -> Iterator[Records]:
