@@ -17,6 +17,7 @@ from runtime.text.tokenizer import Tokenizer
 from tests.conftest import REPOSITORY
 from tests.runtime.batch.files import read_lines, write_lines
 from tests.runtime.files import fails
+from tests.signals import heed_ctrl_c
 
 PROMPTS = ["the cat", "a", "the mouse and the cat", "", "a naïve 😀"]
 FEW = ["--max-new-tokens", "4", "--seed", "5"]
@@ -148,18 +149,20 @@ def many(tmp_path):
     )
 
 
-def test_a_killed_batch_goes_on_to_the_same_bytes(run, tiny_bundle, many, tmp_path):
+def test_a_killed_or_interrupted_batch_goes_on_to_the_same_bytes(run, tiny_bundle, many, tmp_path):
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     options = ["--seed", "3", "--threads", "1"]
     run("batch", tiny_bundle, many, *options, "--out", whole)
     partial = tmp_path / "out.jsonl.partial"
     kept = 0
-    for _ in range(2):
-        child = subprocess.Popen(command(tiny_bundle, many, *options, "--out", out), cwd=REPOSITORY)
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
+        child = subprocess.Popen(
+            command(tiny_bundle, many, *options, "--out", out), cwd=REPOSITORY, preexec_fn=heed_ctrl_c  # noqa: PLW1509
+        )
         while child.poll() is None and (not partial.exists() or partial.read_bytes().count(b"\n") < kept + 10):
             time.sleep(0.005)
-        child.send_signal(signal.SIGKILL)
-        assert child.wait() == -signal.SIGKILL, "it ended before it could be killed: give it more lines"
+        child.send_signal(number)
+        assert child.wait() == code, "it ended before it could be killed: give it more lines"
         assert not out.exists()
         kept = partial.read_bytes().count(b"\n")
     with partial.open("ab") as file:
