@@ -157,7 +157,9 @@ def test_a_killed_or_interrupted_batch_goes_on_to_the_same_bytes(run, tiny_bundl
     kept = 0
     for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
         child = subprocess.Popen(
-            command(tiny_bundle, many, *options, "--out", out), cwd=REPOSITORY, preexec_fn=heed_ctrl_c  # noqa: PLW1509
+            command(tiny_bundle, many, *options, "--out", out),
+            cwd=REPOSITORY,
+            preexec_fn=heed_ctrl_c,  # noqa: PLW1509 - it takes no lock
         )
         while child.poll() is None and (not partial.exists() or partial.read_bytes().count(b"\n") < kept + 10):
             time.sleep(0.005)
