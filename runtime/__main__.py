@@ -87,18 +87,28 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "batch",
         help="continue many texts",
-        description="Continue the texts of a file, several at a time: JSON lines in, JSON lines out, in order.",
-        epilog="example:\n  python -m runtime batch bundles/demo prompts.jsonl --precision q8 > texts.jsonl\n\n"
-        'where prompts.jsonl has lines such as\n  {"prompt": "Once upon a time", "seed": 1}',
+        description="Continue the texts of a file, or answer its chats, several at a time: a JSON object a line in, "
+        "the same with `completion`, `token_ids`, `finish_reason`, `prompt_tokens` and `new_tokens` out, in order. A "
+        "line may have options of its own, named as here with underscores; other keys are copied. A line that fails "
+        "has an `error` instead, ends nothing, and makes the exit code 1.",
+        epilog="example:\n  python -m runtime batch bundles/demo prompts.jsonl --out texts.jsonl --greedy\n\n"
+        "where prompts.jsonl has lines such as\n"
+        '  {"prompt": "Once upon a time", "max_new_tokens": 64, "stop": ["."], "id": "a1"}\n'
+        '  {"messages": [{"role": "user", "content": "What is gravity?"}], "temperature": 0}\n\n'
+        "The same command goes on where it was stopped.",
         formatter_class=RAW,
     )
     _add_bundle(parser)
     parser.add_argument(
-        "prompts",
-        metavar="PROMPTS",
-        help='a file of lines such as {"prompt": TEXT}, which may have max_new_tokens and seed too; "-": stdin',
+        "prompts", metavar="IN", help='a file of JSON lines, or FILE.parquet; "-": JSON lines from stdin'
     )
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="rows at a time (default 8)")
+    parser.add_argument(
+        "--out",
+        metavar="OUT",
+        help="a file of JSON lines, or FILE.parquet, which is there once it is whole; default: JSON lines on stdout",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="begin OUT anew, whatever is there")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="lines at a time (default 8)")
     add_sampling_arguments(parser)
 
 

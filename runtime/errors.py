@@ -38,3 +38,7 @@ class NumericError(SmolTextError, ArithmeticError):
 
 class MissingDependencyError(SmolTextError, ImportError):
     """An optional package is needed for this and is not installed."""
+
+
+class BatchError(SmolTextError, RuntimeError):
+    """An output file that belongs to another batch or cannot be written, or a batch some of whose lines failed."""

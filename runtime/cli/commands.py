@@ -8,18 +8,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from runtime.batch.job import describe_job, open_output
+from runtime.batch.reading import open_input
+from runtime.batch.worker import BatchWorker
 from runtime.bundle import Bundle
 from runtime.chat_session import ChatSession
-from runtime.cli.batch_file import read_lines, run_lines
 from runtime.cli.chat_console import ChatConsole
 from runtime.cli.progress import ProgressBar
 from runtime.cli.sampling_arguments import sampling_options
 from runtime.engine.session import DecoderSession
-from runtime.errors import PromptError
+from runtime.errors import BatchError, PromptError
 from runtime.evaluation.bench_sweep import Sweep
 from runtime.evaluation.bench_sweep import table as bench_table
 from runtime.evaluation.perplexity import measure_perplexity
-from runtime.generation.text_delta import Generation, collect
+from runtime.generation.text_delta import Generation, collect, logprobs_to_list
 from runtime.language_model import LanguageModel
 from runtime.text.tokenizer import Tokenizer
 
@@ -93,14 +95,24 @@ def perplexity(args: argparse.Namespace) -> None:
 
 
 def batch(args: argparse.Namespace) -> None:
-    """A file of prompts: JSON lines in, JSON lines out, in order."""
+    """A file of prompts: a line out for each line in, in order."""
     sampling = sampling_options(args)
-    lines = read_lines(_read_file(args.prompts).splitlines())
-    results = run_lines(_load(args), lines, sampling, batch_size=args.batch_size)
-    with ProgressBar("prompts") as bar:
-        for done, result in enumerate(results, start=1):
-            print(json.dumps(result, ensure_ascii=False), flush=True)
-            bar.show(done, len(lines))
+    bundle = Bundle.open(args.bundle, revision=args.revision)
+    with open_input(args.prompts) as source:
+        job = describe_job(source, bundle, args.precision or bundle.default_precision, sampling)
+        with open_output(args.out, args.prompts, source, job, overwrite=args.overwrite) as output:
+            was_finished = output.is_finished
+            if not was_finished:
+                worker = BatchWorker(_load(args), sampling, batch_size=args.batch_size)
+                with ProgressBar("lines") as bar:
+                    for result in worker.run(source.lines(output.done)):
+                        output.write(result)
+                        bar.show(output.done, source.count)
+                output.finish()
+    where = f"{args.out} was finished before: " if was_finished else f"{args.out}: " if args.out else ""
+    if output.failed:
+        raise BatchError(f"{where}{output.failed:,} of {output.done:,} lines failed; `error` says why")
+    print(f"{where}{output.done:,} lines, none failed", file=sys.stderr)
 
 
 def _load(args: argparse.Namespace, **options: Any) -> LanguageModel:
@@ -140,7 +152,7 @@ def _read_file(path: str) -> str:
 
 
 def _generation_to_dict(prompt: str, result: Generation, tokenizer: Tokenizer) -> dict[str, Any]:
-    logprobs = {"logprobs": _logprobs_to_list(result, tokenizer)} if result.logprobs else {}
+    logprobs = {"logprobs": logprobs_to_list(result, tokenizer)} if result.logprobs else {}
     return {
         "text": prompt + result.text,
         "completion": result.text,
@@ -155,16 +167,6 @@ def _generation_to_dict(prompt: str, result: Generation, tokenizer: Tokenizer) -
     }
 
 
-def _logprobs_to_list(result: Generation, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    def described(token_id: int, logprob: float) -> dict[str, Any]:
-        return {"token_id": token_id, "text": tokenizer.decode([token_id]), "logprob": logprob}
-
-    drawn = zip(result.token_ids, result.logprobs, result.top_logprobs, strict=True)
-    return [
-        described(token_id, logprob) | {"top": [described(*other) for other in top]} for token_id, logprob, top in drawn
-    ]
-
-
 def _logprobs_table(result: Generation, tokenizer: Tokenizer) -> str:
     """A line for each token: itself, then the likeliest in its place."""
 
@@ -173,5 +175,5 @@ def _logprobs_table(result: Generation, tokenizer: Tokenizer) -> str:
 
     return "\n".join(
         "  ".join([described(entry), *("| " + described(other) for other in entry["top"])])
-        for entry in _logprobs_to_list(result, tokenizer)
+        for entry in logprobs_to_list(result, tokenizer)
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from runtime.engine.sequence import FinishReason
 from runtime.sampling.logprobs import TokenLogprob
+from runtime.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,18 @@ def collect(deltas: Iterator[TextDelta], *, prompt_tokens: int) -> Generation:
         result.time_to_first_token_seconds = first - started
         result.decode_seconds = last - first
     return result
+
+
+def logprobs_to_list(result: Generation, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """The log-probabilities as JSON values: for each new token `token_id`, `text`, `logprob`, and `top` of the same."""
+
+    def described(token_id: int, logprob: float) -> dict[str, Any]:
+        return {"token_id": token_id, "text": tokenizer.decode([token_id]), "logprob": logprob}
+
+    drawn = zip(result.token_ids, result.logprobs, result.top_logprobs, strict=True)
+    return [
+        described(token_id, logprob) | {"top": [described(*other) for other in top]} for token_id, logprob, top in drawn
+    ]
 
 
 def _rate(tokens: int, seconds: float) -> float:

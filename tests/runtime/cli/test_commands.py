@@ -71,7 +71,7 @@ def test_log_probabilities_come_with_the_json_or_on_stderr(run, tiny_bundle):
     assert err.count("\n") == result["new_tokens"]
 
 
-@pytest.mark.parametrize("command", ["generate", "chat"])
+@pytest.mark.parametrize("command", ["generate", "chat", "batch"])
 def test_help_has_every_option_with_the_runtimes_default_and_meaning(command, run):
     code, out, _ = run(command, "--help")
     words = " ".join(out.split())

@@ -1,4 +1,4 @@
-"""`bench`, `perplexity` and `batch`: what they print, and one line on stderr where the user erred."""
+"""`bench` and `perplexity`: what they print, and one line on stderr where the user erred."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import json
 
 import pytest
 
-from runtime import Bundle, DecoderSession, SamplingOptions, generate_step
+from runtime import Bundle, DecoderSession
 from runtime.evaluation.bandwidth import read_bandwidth
 from runtime.evaluation.bench import BenchRow
-from runtime.sampling.sampler import make_sampler
-from runtime.text.tokenizer import Tokenizer
 from tests.runtime.files import fails
-from tests.runtime.options import token_ids
 
 SIZES = ["--prompt-tokens", "16", "--new-tokens", "4", "--repeats", "2", "--threads", "1"]
 
@@ -107,69 +104,3 @@ def test_a_text_that_cannot_be_measured_is_one_line(contents, options, words, ru
     if contents == b"":
         options, words = ["--max-tokens", "1"], "fewer than two tokens"
     fails(run("perplexity", tiny_bundle, "--text", text, *options), words)
-
-
-def test_batch_gives_a_line_for_each_prompt_in_order(run, tiny_bundle, tmp_path):
-    prompts = ["the cat", "a", "the mouse and the cat", "", "a naïve 😀"]
-    lines = [{"prompt": prompt, "id": number} for number, prompt in enumerate(prompts)]
-    lines[1] |= {"max_new_tokens": 3, "seed": 7}
-    file = tmp_path / "prompts.jsonl"
-    file.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n", encoding="utf-8")
-    options = ["--max-new-tokens", "20", "--seed", "5", "--precision", "int8"]
-    code, out, err = run("batch", tiny_bundle, file, "--batch-size", "3", *options)
-    found = [json.loads(line) for line in out.splitlines()]
-    assert (code, err) == (0, "")
-    assert [(line["prompt"], line["id"]) for line in found] == list(zip(prompts, range(5), strict=True))
-    bundle = Bundle.open(tiny_bundle)
-    session, tokenizer = DecoderSession(bundle, "int8"), Tokenizer(bundle)
-    for number, line in enumerate(found):
-        seed, tokens = (7, 3) if number == 1 else (5 + number, 20)
-        prompt_ids = tokenizer.encode(line["prompt"])
-        sampler = make_sampler(SamplingOptions(seed=seed))
-        alone = token_ids(generate_step(session, prompt_ids, max_new_tokens=tokens, sampler=sampler))
-        stops = [place for place, token_id in enumerate(alone) if token_id in bundle.eos_token_ids]
-        assert line["token_ids"] == (alone[: stops[0]] if stops else alone)
-        assert line["finish_reason"] == ("stop" if stops else "length")
-        assert line["prompt"] + line["completion"] == tokenizer.decode(prompt_ids + line["token_ids"])
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("nonsense", "line 2 is no JSON"),
-        ('["a"]', "line 2 must be an object with a text"),
-        ('{"text": "a"}', "line 2 must be an object with a text"),
-        ('{"prompt": "a", "seed": "x"}', "line 2: seed must be an integer"),
-        ('{"prompt": "a", "max_new_tokens": 0}', "request 2: max_new_tokens must be at least 1"),
-        ('{"prompt": "a", "seed": -1}', "request 2: seed must be 0 or above"),
-        (json.dumps({"prompt": "x" * 400}), "request 2: the prompt has"),
-    ],
-)
-def test_a_bad_line_is_refused_before_anything_runs(line, words, run, tiny_bundle, tmp_path):
-    file = tmp_path / "prompts.jsonl"
-    file.write_text(f'{{"prompt": "the"}}\n{line}\n')
-    fails(run("batch", tiny_bundle, file), words)
-
-
-def test_batch_reads_stdin(run, stdin, tiny_bundle):
-    stdin(b'{"prompt": "the"}\n')
-    code, out, _ = run("batch", tiny_bundle, "-", "--max-new-tokens", "2", "--greedy")
-    assert code == 0
-    assert json.loads(out)["new_tokens"] == 2
-
-
-def test_batch_takes_the_options_of_generate(run, tiny_bundle, tmp_path):
-    """Stop strings, penalties and lengths of a row are those of the same text by itself."""
-    prompts = ["the cat", "a", "the mouse and the cat"]
-    file = tmp_path / "prompts.jsonl"
-    file.write_text("\n".join(json.dumps({"prompt": prompt}) for prompt in prompts))
-    options = ["--stop", "e", "--repetition-penalty", "1.3", "--min-new-tokens", "2", "--max-new-tokens", "30"]
-    code, out, _ = run("batch", tiny_bundle, file, "--greedy", "--precision", "int8", *options)
-    assert code == 0
-    for prompt, line in zip(prompts, map(json.loads, out.splitlines()), strict=True):
-        alone = run("generate", tiny_bundle, "--prompt", prompt, "--greedy", "--precision", "int8", *options, "--json")[
-            1
-        ]
-        for key in ("completion", "token_ids", "finish_reason", "prompt_tokens"):
-            assert line[key] == json.loads(alone)[key]
-        assert "e" not in line["completion"]
