@@ -37,9 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         getattr(commands, args.command)(args)
 
-    from model.errors import ModelError
-
-    return run_to_exit_code(command, user_errors=(ModelError,))
+    return run_to_exit_code(command)
 
 
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

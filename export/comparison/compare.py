@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from export.comparison.details import measure_details
 from export.comparison.greedy import Continuation
@@ -19,6 +17,7 @@ from runtime.engine.session import DecoderSession
 from runtime.evaluation.bench import bench
 from runtime.evaluation.evaluate import Divergence, Prediction, mean_interval, windows
 from runtime.generation.generate import generate_step
+from runtime.progress import progress_bar
 from runtime.sampling.options import SamplingOptions
 from runtime.sampling.sampler import make_sampler
 
@@ -61,7 +60,7 @@ def compare(
         window: longest context, cut to the model's.
         threads: for onnxruntime; None for its default.
         details: also drift by layer, cache paths, load time and memory: some seconds more for each precision.
-        progress: show a bar on stderr if that is a terminal.
+        progress: show how far it is, on stderr.
 
     Raises:
         ExportError: too short a text, or another model's bundle.
@@ -93,7 +92,9 @@ def compare(
         sessions = {}
     figures = {}
     # Speed is measured one by one, with nothing else in memory.
-    for name in _bar([name for group in groups for name in group], progress, desc="speed", unit="precision"):
+    for name in progress_bar(
+        [name for group in groups for name in group], description="speed", unit="precisions", show=progress
+    ):
         session = DecoderSession(bundle, name, threads=threads)
         figures[name] = _figures(bundle, session, counted[name], own, continuation, looked.get(name))
     interval = _perplexity_interval(own.token_nats)
@@ -129,7 +130,7 @@ def sample_tokens(bundle: Bundle, session: DecoderSession, progress: bool) -> li
     token_ids = [start]
     while len(token_ids) < SAMPLED_TOKENS:
         document = generate_step(session, [start], max_new_tokens=longest, sampler=sampler)
-        for token_id in _bar(document, progress, desc="sample", unit="token"):
+        for token_id in progress_bar(document, description="sample", unit="tokens", show=progress):
             token_ids.append(token_id)
             if token_id in bundle.eos_token_ids:
                 break
@@ -148,7 +149,7 @@ def _predict(
 ) -> tuple[Prediction, dict[str, _Counted]]:
     """Run all windows through the reference and every session."""
     own, counted = Prediction(), {name: _Counted() for name in sessions}
-    for part in _bar(parts, progress, desc="compare", unit="window"):
+    for part in progress_bar(parts, description="compare", unit="windows", show=progress):
         targets = np.array(part[1:])
         expected = reference.logits(part)[:-1]
         own.add(expected, targets)
@@ -171,7 +172,9 @@ def _look_inside(
     prompt_tokens, new_tokens = _bench_tokens(bundle)
     return {
         name: measure_details(bundle, session, token_ids, residuals, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
-        for name, session in _bar(sessions.items(), progress, desc="details", unit="precision")
+        for name, session in progress_bar(
+            sessions.items(), description="details", unit="precisions", show=progress, total=len(sessions)
+        )
     }
 
 
@@ -225,7 +228,3 @@ def _bench_tokens(bundle: Bundle) -> tuple[int, int]:
     room = bundle.shape.max_position_embeddings
     new_tokens = min(BENCH_NEW_TOKENS, room // 4)
     return min(BENCH_PROMPT_TOKENS, room - new_tokens), new_tokens
-
-
-def _bar(items: Iterable[Any], progress: bool, **options: Any) -> Any:
-    return tqdm(items, disable=None if progress else True, leave=False, **options)

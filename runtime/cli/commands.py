@@ -12,7 +12,6 @@ from runtime.bundle import Bundle
 from runtime.chat_session import ChatSession
 from runtime.cli.batch_file import read_lines, run_lines
 from runtime.cli.chat_console import ChatConsole
-from runtime.cli.progress import ProgressBar
 from runtime.cli.sampling_arguments import sampling_options
 from runtime.engine.session import DecoderSession
 from runtime.errors import PromptError
@@ -21,6 +20,7 @@ from runtime.evaluation.bench_sweep import table as bench_table
 from runtime.evaluation.perplexity import measure_perplexity
 from runtime.generation.chunk import Generation, collect
 from runtime.language_model import LanguageModel
+from runtime.progress import progress_bar
 from runtime.text.tokenizer import Tokenizer
 
 DEFAULT_BENCH_PROMPT_TOKENS, DEFAULT_BENCH_NEW_TOKENS = 512, 64
@@ -70,12 +70,7 @@ def bench(args: argparse.Namespace) -> None:
         depths=args.depth,
         repeats=args.repeats,
     )
-    rows = []
-    with ProgressBar("rows") as bar:
-        bar.show(0, len(sweep))
-        for row in sweep.rows():
-            rows.append(row)
-            bar.show(len(rows), len(sweep))
+    rows = list(progress_bar(sweep.rows(), description="bench", unit="rows", total=len(sweep)))
     print(json.dumps([row.to_dict() for row in rows]) if args.json else bench_table(rows, markdown=args.markdown))
 
 
@@ -85,10 +80,9 @@ def perplexity(args: argparse.Namespace) -> None:
     token_ids = Tokenizer(bundle).encode(_read_file(args.text))[: args.max_tokens]
     session = DecoderSession(bundle, args.precision or bundle.default_precision, threads=args.threads)
     against = DecoderSession(bundle, args.against, threads=args.threads, spin=False) if args.against else None
-    with ProgressBar("windows") as bar:
-        result = measure_perplexity(
-            session, token_ids, window=args.window, stride=args.stride, against=against, on_window=bar.show
-        )
+    result = measure_perplexity(
+        session, token_ids, window=args.window, stride=args.stride, against=against, progress=True
+    )
     print(json.dumps(result.to_dict()) if args.json else result)
 
 
@@ -97,10 +91,8 @@ def batch(args: argparse.Namespace) -> None:
     sampling = sampling_options(args)
     lines = read_lines(_read_file(args.prompts).splitlines())
     results = run_lines(_load(args), lines, sampling, batch_size=args.batch_size)
-    with ProgressBar("prompts") as bar:
-        for done, result in enumerate(results, start=1):
-            print(json.dumps(result, ensure_ascii=False), flush=True)
-            bar.show(done, len(lines))
+    for result in progress_bar(results, description="batch", unit="prompts", total=len(lines)):
+        print(json.dumps(result, ensure_ascii=False), flush=True)
 
 
 def _load(args: argparse.Namespace, **options: Any) -> LanguageModel:

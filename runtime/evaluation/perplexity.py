@@ -5,7 +5,7 @@ The mathematics is in `evaluate.py`; here the windows are run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from runtime.engine.session import DecoderSession
 from runtime.errors import OptionError, PromptError
 from runtime.evaluation.evaluate import Divergence, Prediction, mean_interval
+from runtime.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def measure_perplexity(
     window: int | None = None,
     stride: int | None = None,
     against: DecoderSession | None = None,
-    on_window: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: bool = False,
 ) -> Perplexity:
     """Predict every token of a text but the first.
 
@@ -80,7 +81,7 @@ def measure_perplexity(
         window: None for the context.
         stride: None for half a window.
         against: a precision to measure the divergence from.
-        on_window: told how many windows are done, of how many.
+        progress: show how far it is, on stderr.
 
     Raises:
         PromptError: too short a text.
@@ -97,7 +98,7 @@ def measure_perplexity(
         raise PromptError("a text of fewer than two tokens has nothing to predict: give a longer one")
     parts = list(strided_windows(token_ids, window, stride))
     own, other, divergence = Prediction(), Prediction(), Divergence()
-    for done, (part, predicted) in enumerate(parts, start=1):
+    for part, predicted in progress_bar(parts, description="perplexity", unit="windows", show=progress):
         targets = np.array(part[-predicted:])
         logits = _logits(session, part, predicted)
         own.add(logits, targets)
@@ -105,7 +106,6 @@ def measure_perplexity(
             expected = _logits(against, part, predicted)
             other.add(expected, targets)
             divergence.add(expected, logits)
-        on_window(done, len(parts))
     result: dict[str, Any] = {
         "precision": session.precision,
         "tokens": own.tokens,
