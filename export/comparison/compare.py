@@ -15,7 +15,11 @@ from export.errors import ExportError
 from runtime.bundle import Bundle
 from runtime.engine.session import DecoderSession
 from runtime.evaluation.bench import bench
-from runtime.evaluation.evaluate import Divergence, Prediction, mean_interval, windows
+from runtime.evaluation.divergence import KlAccumulator
+from runtime.evaluation.interval import mean_interval
+from runtime.evaluation.logits import Logits
+from runtime.evaluation.nll import NllAccumulator
+from runtime.evaluation.windows import document_windows
 from runtime.generation.generate import generate_step
 from runtime.progress import progress_bar
 from runtime.sampling.options import SamplingOptions
@@ -35,8 +39,8 @@ OPENED_BYTES = 4e9
 class _Counted:
     """What is summed over the windows for one precision."""
 
-    prediction: Prediction = field(default_factory=Prediction)
-    divergence: Divergence = field(default_factory=Divergence)
+    nll: NllAccumulator = field(default_factory=NllAccumulator)
+    divergence: KlAccumulator = field(default_factory=KlAccumulator)
 
 
 def compare(
@@ -79,7 +83,7 @@ def compare(
     if len(token_ids) <= PROMPT_TOKENS:
         raise ExportError(f"the text has {len(token_ids)} tokens; comparing needs more than {PROMPT_TOKENS}")
     window = min(window, context)
-    parts = list(windows(token_ids, window, bundle.bos_token_id))
+    parts = list(document_windows(token_ids, window, bundle.bos_token_id))
     prompt = list(token_ids[:PROMPT_TOKENS])
     continuation = Continuation.of(reference, prompt, min(CONTINUED_TOKENS, context - len(prompt)))
     counted: dict[str, _Counted] = {}
@@ -146,16 +150,16 @@ def _best_of(bundle: Bundle, sessions: dict[str, DecoderSession]) -> SessionRefe
 
 def _predict(
     reference: Reference, sessions: dict[str, DecoderSession], parts: list[list[int]], progress: bool
-) -> tuple[Prediction, dict[str, _Counted]]:
+) -> tuple[NllAccumulator, dict[str, _Counted]]:
     """Run all windows through the reference and every session."""
-    own, counted = Prediction(), {name: _Counted() for name in sessions}
+    own, counted = NllAccumulator(), {name: _Counted() for name in sessions}
     for part in progress_bar(parts, description="compare", unit="windows", show=progress):
         targets = np.array(part[1:])
-        expected = reference.logits(part)[:-1]
+        expected = Logits(reference.logits(part)[:-1])
         own.add(expected, targets)
         for name, session in sessions.items():
-            logits = session.forward(part, session.new_cache(len(part)), num_logits_to_keep=0)[:-1]
-            counted[name].prediction.add(logits, targets)
+            logits = Logits(session.forward(part, session.new_cache(len(part)), num_logits_to_keep=0)[:-1])
+            counted[name].nll.add(logits, targets)
             counted[name].divergence.add(expected, logits)
     return own, counted
 
@@ -182,24 +186,24 @@ def _figures(
     bundle: Bundle,
     session: DecoderSession,
     counted: _Counted,
-    own: Prediction,
+    own: NllAccumulator,
     continuation: Continuation,
     details: Details | None,
 ) -> PrecisionFigures:
     """What was counted, and what remains to be measured: the greedy continuation and the speed."""
-    prediction, divergence = counted.prediction, counted.divergence
+    nll, divergence = counted.nll, counted.divergence
     left = continuation.divergence(session)
     prompt_tokens, new_tokens = _bench_tokens(bundle)
     row = bench(session, prompt_tokens=prompt_tokens, new_tokens=new_tokens, repeats=BENCH_REPEATS)
-    change = mean_interval(prediction.token_nats - own.token_nats)
+    change = mean_interval(nll.token_nats - own.token_nats)
     return PrecisionFigures(
         kl=divergence.kl,
         reverse_kl=divergence.reverse_kl,
         top1_agreement=divergence.top1_agreement,
         top5_agreement=divergence.top5_agreement,
-        perplexity=prediction.perplexity,
-        perplexity_interval=_perplexity_interval(prediction.token_nats),
-        perplexity_change=prediction.perplexity / own.perplexity - 1,
+        perplexity=nll.perplexity,
+        perplexity_interval=_perplexity_interval(nll.token_nats),
+        perplexity_change=nll.perplexity / own.perplexity - 1,
         perplexity_change_interval=change and (float(np.expm1(change[0])), float(np.expm1(change[1]))),
         max_abs_logit_difference=divergence.max_absolute,
         mean_abs_logit_difference=divergence.mean_absolute,

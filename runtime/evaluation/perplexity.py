@@ -1,11 +1,8 @@
-"""How well a precision predicts a text: strided windows, perplexity with its interval, KL against another precision.
-
-The mathematics is in `evaluate.py`; here the windows are run.
-"""
+"""How well a precision predicts a text: perplexity with its interval, KL against another precision."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +10,11 @@ import numpy as np
 
 from runtime.engine.session import DecoderSession
 from runtime.errors import OptionError, PromptError
-from runtime.evaluation.evaluate import Divergence, Prediction, mean_interval
+from runtime.evaluation.divergence import KlAccumulator
+from runtime.evaluation.interval import mean_interval
+from runtime.evaluation.logits import Logits
+from runtime.evaluation.nll import NllAccumulator
+from runtime.evaluation.windows import strided_windows
 from runtime.progress import progress_bar
 
 
@@ -97,7 +98,7 @@ def measure_perplexity(
     if len(token_ids) < 2:
         raise PromptError("a text of fewer than two tokens has nothing to predict: give a longer one")
     parts = list(strided_windows(token_ids, window, stride))
-    own, other, divergence = Prediction(), Prediction(), Divergence()
+    own, other, divergence = NllAccumulator(), NllAccumulator(), KlAccumulator()
     for part, predicted in progress_bar(parts, description="perplexity", unit="windows", show=progress):
         targets = np.array(part[-predicted:])
         logits = _logits(session, part, predicted)
@@ -128,23 +129,9 @@ def measure_perplexity(
     return Perplexity(**result)
 
 
-def strided_windows(token_ids: Sequence[int], window: int, stride: int) -> Iterator[tuple[list[int], int]]:
-    """Windows of a text, and how many of their last tokens each predicts: all but the first token, each exactly once.
-
-    The first window predicts all that it holds but its first token; each later one predicts the next `stride` tokens,
-    with as many before them for context as the window has room for.
-    """
-    end = min(window, len(token_ids))
-    yield list(token_ids[:end]), end - 1
-    while end < len(token_ids):
-        predicted = min(stride, len(token_ids) - end)
-        end += predicted
-        yield list(token_ids[end - window : end]), predicted
-
-
-def _logits(session: DecoderSession, part: list[int], predicted: int) -> np.ndarray:
+def _logits(session: DecoderSession, part: list[int], predicted: int) -> Logits:
     """Those that predict the last tokens of a window; what its very last token predicts is not computed."""
-    return session.forward(part[:-1], session.new_cache(len(part)), num_logits_to_keep=predicted)
+    return Logits(session.forward(part[:-1], session.new_cache(len(part)), num_logits_to_keep=predicted))
 
 
 def _exp(ends: tuple[float, float] | None) -> tuple[float, float] | None:

@@ -7,8 +7,8 @@ import pytest
 
 from runtime import Bundle, DecoderSession
 from runtime.errors import OptionError, PromptError
-from runtime.evaluation.evaluate import log_softmax
 from runtime.evaluation.perplexity import measure_perplexity, strided_windows
+from tests.runtime.softmax import log_softmax
 
 
 @pytest.fixture(scope="module")
