@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-from tqdm import tqdm
 
 from export import genai
 from export.calibration import DEFAULT_TOKENS, Calibration
@@ -36,6 +35,7 @@ from runtime.bundle import MANIFEST, graph_and_weight_bytes, read_json
 from runtime.generation_config import FILE as GENERATION_CONFIG
 from runtime.generation_config import generation_defaults, special_token_ids
 from runtime.precisions import PRECISIONS, Precision
+from runtime.progress import progress_bar
 from runtime.text.tokenizer import load_tokenizer
 
 # Up to this size the weights lie in the .onnx file itself; above, in a file beside it that is mapped, not parsed.
@@ -72,7 +72,7 @@ def export_bundle(
         portable: write standard ONNX operators alone, for other engines: slower, and without a cache in place.
         calibration_tokens: how many the model samples where a precision wants to know its activations; 0 rounds no
             weights by them, and is the usual number where there is no doing without.
-        progress: show a bar on stderr if that is a terminal.
+        progress: show how far it is, on stderr.
 
     Returns:
         The manifest.
@@ -139,7 +139,7 @@ def _write_graph(
 ) -> bool:
     """Build and save one graph. Returns whether its weights lie in a file beside it."""
     layers = checkpoint.config.num_hidden_layers
-    with tqdm(total=layers + 1, desc=file, unit="layer", disable=None if progress else True, leave=False) as bar:
+    with progress_bar(total=layers + 1, description=file, unit="layers", show=progress) as bar:
         model = build_graph(checkpoint, weight_format, lambda _: bar.update(), operators=operators)
         total = sum(tensor.const_value.nbytes for tensor in model.graph.initializers.values())
         is_external = total > EMBEDDED_BYTES

@@ -16,7 +16,6 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from export.calibration import Calibration
 from export.errors import ExportError
@@ -29,6 +28,7 @@ from runtime import contract
 from runtime.bundle import ModelShape
 from runtime.evaluation.divergence import KlAccumulator
 from runtime.evaluation.logits import Logits
+from runtime.progress import progress_bar
 
 # Of the sampled text, to measure on: the last rows.
 MEASURED_TOKENS = 1024
@@ -59,7 +59,7 @@ def smallest_within(
         kl_budget: KL(model || graph) in nats, a mean over tokens.
         ladder: formats to choose from beside 32-bit floats, the smallest first. The vocabulary table takes 8 bits or
             floats.
-        progress: show a bar on stderr if that is a terminal.
+        progress: show how far it is, on stderr.
 
     Raises:
         ExportError: a budget that is not above zero.
@@ -118,7 +118,7 @@ class _Measurer:
     def options(self, ladder: Sequence[Blockwise], progress: bool) -> dict[str, list[Option]]:
         """Each group's formats with their costs, floats last, at which nothing is lost."""
         groups = self._groups()
-        bar = tqdm(groups, disable=None if progress else True, leave=False, desc="auto", unit="group")
+        bar = progress_bar(groups, description="auto", unit="groups", show=progress)
         options = {}
         for group in bar:
             parameters = groups[group]
