@@ -69,7 +69,7 @@ def push(
     license_id: str | None = None,
     base_model: str | None = None,
 ) -> Pushed:
-    """Upload a bundle, and create the repository (and the branch) if there is none.
+    """Upload a bundle. A repository or branch that does not exist is created.
 
     Args:
         folder: a local bundle of ours.
@@ -167,7 +167,7 @@ def _contents(
 
 
 def _license_of(api: HfApi, base_model: str | None) -> str | None:
-    """As the base model's card has it. Not to know it is no reason to fail: the card is then without one."""
+    """The licence in the base model's card; None where it cannot be read, which leaves our card without one."""
     if base_model is None:
         return None
     try:

@@ -163,7 +163,7 @@ def _page(repo: str) -> str:
 
 
 def _revisions(repo: str) -> str:
-    """The revisions that there are, where the Hub tells them."""
+    """The branches and tags of a repository, for an error message; where they cannot be listed, what to give."""
     from huggingface_hub import HfApi
 
     try:

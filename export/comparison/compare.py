@@ -58,7 +58,7 @@ def compare(
 
     Args:
         bundle: an opened bundle.
-        reference: the model that it came from; None for its own fp32 graph, or its largest where there is no fp32.
+        reference: the model that it came from; None for the bundle's fp32 graph, or else its largest one.
         token_ids: the text to predict; None draws one from the model itself, which suits any model.
         text: a name for it.
         window: longest context, cut to the model's.
