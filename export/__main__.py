@@ -37,9 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         getattr(commands, args.command)(args)
 
-    from model.errors import ModelError
-
-    return run_to_exit_code(command, user_errors=(ModelError,))
+    return run_to_exit_code(command)
 
 
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -74,9 +72,9 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         type=int,
         default=8192,
         metavar="N",
-        help="the model writes so many tokens, for which the 4-bit weights of q4 and auto are rounded best (GPTQ); "
-        "0 rounds to the nearest, which is quick. The scales of a KV cache of int8 come from them too, or from the "
-        "usual number if it is 0 (default %(default)s)",
+        help="tokens that the model samples for calibration: the 4-bit weights of q4 and auto are rounded to lose "
+        "least on them (GPTQ), and an int8 KV cache takes its scales from them; 0 rounds weights to the nearest, which "
+        "is quick, and samples the default number for a cache (default %(default)s)",
     )
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
     parser.add_argument(
@@ -123,9 +121,11 @@ def _add_push(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         formatter_class=RAW,
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder")
-    parser.add_argument("--repo", required=True, metavar="OWNER/NAME", help="a model repository; made if there is none")
+    parser.add_argument(
+        "--repo", required=True, metavar="OWNER/NAME", help="a model repository, created if it does not exist"
+    )
     parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--revision", metavar="BRANCH", help="default main; made if there is none")
+    parser.add_argument("--revision", metavar="BRANCH", help="default main; created if it does not exist")
     parser.add_argument("--license", metavar="ID", help="for the model card; default: the base model's own")
     parser.add_argument(
         "--base-model", metavar="HUB_ID", help="for the model card; default: what was exported, if it came by Hub id"

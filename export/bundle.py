@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-from tqdm import tqdm
 
 from export import genai
 from export.calibration import DEFAULT_TOKENS, Calibration
@@ -33,7 +32,10 @@ from model import Checkpoint
 from model.files import replacing_folder, write_json, write_text
 from model.parameters import parameter_counts
 from runtime.bundle import MANIFEST, graph_and_weight_bytes, read_json
+from runtime.generation_config import FILE as GENERATION_CONFIG
+from runtime.generation_config import generation_defaults, special_token_ids
 from runtime.precisions import PRECISIONS, Precision
+from runtime.progress import progress_bar
 from runtime.text.tokenizer import load_tokenizer
 
 # Up to this size the weights lie in the .onnx file itself; above, in a file beside it that is mapped, not parsed.
@@ -70,7 +72,7 @@ def export_bundle(
         portable: write standard ONNX operators alone, for other engines: slower, and without a cache in place.
         calibration_tokens: how many the model samples where a precision wants to know its activations; 0 rounds no
             weights by them, and is the usual number where there is no doing without.
-        progress: show a bar on stderr if that is a terminal.
+        progress: show how far it is, on stderr.
 
     Returns:
         The manifest.
@@ -78,19 +80,21 @@ def export_bundle(
     Raises:
         ExportError: the tokenizer is missing or another model's, `out` holds something that is no bundle, or a
             precision has no portable form.
+        BundleError: a generation_config.json that asks for what cannot be, such as a token beyond the vocabulary.
         CheckpointError: weights that cannot be read or are not finite.
     """
     operators: type[Operators] = StandardOperators if portable else FusedOperators
     if portable:
         recipes = portable_recipes(recipes)
     _check_tokenizer(checkpoint)
+    _check_generation_config(checkpoint)
     _check_destination(out, checkpoint.folder)
     with replacing_folder(out) as folder:
         (folder / "onnx").mkdir()
         for path in checkpoint.side_files():
             shutil.copyfile(path, folder / path.name)
-        if not (folder / "generation_config.json").is_file():
-            write_json(folder / "generation_config.json", _generation_config(checkpoint))
+        if not (folder / GENERATION_CONFIG).is_file():
+            write_json(folder / GENERATION_CONFIG, _generation_config(checkpoint))
         calibration = Calibration(checkpoint, tokens=calibration_tokens, progress=progress)
         precisions = [recipe.precision for recipe in recipes]
         formats = {
@@ -108,7 +112,7 @@ def export_bundle(
             write_int8_cache_graph(graph, folder / "onnx" / p.file, calibration.cache_range)
         entries = {p.name: _describe_precision(checkpoint, folder, p, formats[p.weights]) for p in precisions}
         write_json(folder / "config.json", _config(checkpoint, external))
-        generation = read_json(folder / "generation_config.json")
+        generation = read_json(folder / GENERATION_CONFIG)
         in_place = operators.in_place_cache
         write_json(
             folder / genai.FILE, genai.genai_config(checkpoint.config, generation, entries, in_place_cache=in_place)
@@ -135,7 +139,7 @@ def _write_graph(
 ) -> bool:
     """Build and save one graph. Returns whether its weights lie in a file beside it."""
     layers = checkpoint.config.num_hidden_layers
-    with tqdm(total=layers + 1, desc=file, unit="layer", disable=None if progress else True, leave=False) as bar:
+    with progress_bar(total=layers + 1, description=file, unit="layers", show=progress) as bar:
         model = build_graph(checkpoint, weight_format, lambda _: bar.update(), operators=operators)
         total = sum(tensor.const_value.nbytes for tensor in model.graph.initializers.values())
         is_external = total > EMBEDDED_BYTES
@@ -216,6 +220,13 @@ def _check_tokenizer(checkpoint: Checkpoint) -> None:
             f"{checkpoint.folder}: tokenizer.json has {size} tokens, the model's vocabulary {expected}: "
             "it belongs to another model"
         )
+
+
+def _check_generation_config(checkpoint: Checkpoint) -> None:
+    config, generation = checkpoint.config.to_dict(), read_json(checkpoint.folder / GENERATION_CONFIG)
+    generation_defaults(generation)
+    for name in ("bos_token_id", "eos_token_id"):
+        special_token_ids(name, generation, config, checkpoint.config.vocab_size)
 
 
 def _check_destination(out: Path, checkpoint: Path) -> None:

@@ -11,13 +11,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import trange
 
 from export.errors import ExportError
 from export.int8_cache import CacheRange
 from model import Checkpoint, ModelConfig, load_checkpoint
 from model.attention import RotaryPositionalEmbedding
 from model.transformer import TransformerBlock
+from runtime.progress import progress_bar
 
 DEFAULT_TOKENS = 8192
 FEWEST_ROWS, LONGEST_ROW = 32, 256
@@ -32,7 +32,7 @@ class Calibration:
         checkpoint: config and weights.
         tokens: about so many are sampled, when they are first needed; 0 rounds no weights by them (GPTQ), and what
             else needs a text gets the usual number.
-        progress: show bars on stderr if that is a terminal.
+        progress: show how far it is, on stderr.
 
     Raises:
         ExportError: a negative number of tokens.
@@ -123,7 +123,7 @@ def sample(checkpoint: Checkpoint, tokens: int, *, progress: bool = True) -> tup
     rows = torch.full((-(-tokens // length), 1), start)
     cache = model.new_cache(len(rows), length)
     generator = torch.Generator().manual_seed(0)
-    for _ in trange(length - 1, disable=None if progress else True, leave=False, desc="sample", unit="token"):
+    for _ in progress_bar(range(length - 1), description="sample", unit="tokens", show=progress):
         logits = model(rows[:, -1:], kv_cache=cache, num_logits_to_keep=1)[:, 0]
         drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
         rows = torch.cat([rows, torch.where(torch.isin(drawn, ends), start, drawn)], dim=1)

@@ -93,6 +93,8 @@ def inspect(args: argparse.Namespace) -> None:
     """The manifest, checked against the files."""
     bundle = Bundle.open(args.bundle)
     manifest = read_manifest(bundle.folder)
+    for precision in bundle.precisions:
+        bundle.model_file(precision)  # of a bundle on the Hub, a graph is downloaded when it is asked for
     check_files(bundle.folder, manifest)
     print(json.dumps(manifest) if args.json else describe(manifest))
 

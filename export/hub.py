@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from export.errors import ExportError
 from export.manifest import check_files, read_manifest
-from runtime.bundle import HUB_ID, MANIFEST, Bundle
+from runtime.bundle import MANIFEST, Bundle
 from runtime.errors import MissingDependencyError
+from runtime.hub import HUB_ID, LOG_IN, first_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -68,7 +69,7 @@ def push(
     license_id: str | None = None,
     base_model: str | None = None,
 ) -> Pushed:
-    """Upload a bundle, and create the repository (and the branch) if there is none.
+    """Upload a bundle. A repository or branch that does not exist is created.
 
     Args:
         folder: a local bundle of ours.
@@ -120,7 +121,7 @@ def _api() -> HfApi:
     except ModuleNotFoundError:
         raise MissingDependencyError("push needs huggingface_hub: pip install huggingface_hub") from None
     if get_token() is None:
-        raise ExportError("the Hub wants a token that may write: run `hf auth login`, or set HF_TOKEN")
+        raise ExportError(f"the Hub wants a token that may write: {LOG_IN}")
     if not sys.stderr.isatty():
         disable_progress_bars()
     return HfApi()
@@ -166,7 +167,7 @@ def _contents(
 
 
 def _license_of(api: HfApi, base_model: str | None) -> str | None:
-    """As the base model's card has it. Not to know it is no reason to fail: the card is then without one."""
+    """The licence in the base model's card; None where it cannot be read, which leaves our card without one."""
     if base_model is None:
         return None
     try:
@@ -230,22 +231,17 @@ def _one_line_errors(repo: str) -> Iterator[None]:
     try:
         yield
     except HFValidationError as error:
-        raise ExportError(f"--repo {repo}: {_first_line(error)}") from None
+        raise ExportError(f"--repo {repo}: {first_line(error)}") from None
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):
             raise ExportError(
-                f"the Hub refuses to write to {repo} ({status}): the token is not valid or has no right to; "
-                "run `hf auth login`, or set HF_TOKEN"
+                f"the Hub refuses to write to {repo} ({status}): the token is not valid or has no right to; {LOG_IN}"
             ) from None
-        raise ExportError(f"the Hub refuses {repo} ({status}): {_first_line(error)}") from None
+        raise ExportError(f"the Hub refuses {repo} ({status}): {first_line(error)}") from None
     except Exception as error:  # noqa: BLE001 - the HTTP client has classes of its own, uploads raise RuntimeError
         cause = error.__cause__ or error
         raise ExportError(
-            f"the connection to the Hub failed: {_first_line(cause)}; run the same command again, "
+            f"the connection to the Hub failed: {first_line(cause)}; run the same command again, "
             "and only what is missing is sent"
         ) from None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

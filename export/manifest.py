@@ -11,7 +11,7 @@ from runtime.bundle import MANIFEST, read_json
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a bundle of ours. Raises ExportError where there is none."""
+    """The manifest of a bundle of ours. Raises ExportError for a bundle without one."""
     manifest = read_json(folder / MANIFEST)
     if not manifest.get("files"):
         raise ExportError(f"{folder} has no {MANIFEST} of SmolText's")

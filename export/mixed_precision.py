@@ -16,7 +16,6 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from export.calibration import Calibration
 from export.errors import ExportError
@@ -27,7 +26,9 @@ from export.weight_formats import Blockwise, Float, Mixed, WeightFormat
 from model import TransformerModel, load_checkpoint
 from runtime import contract
 from runtime.bundle import ModelShape
-from runtime.evaluation.evaluate import Divergence
+from runtime.evaluation.divergence import KlAccumulator
+from runtime.evaluation.logits import Logits
+from runtime.progress import progress_bar
 
 # Of the sampled text, to measure on: the last rows.
 MEASURED_TOKENS = 1024
@@ -58,7 +59,7 @@ def smallest_within(
         kl_budget: KL(model || graph) in nats, a mean over tokens.
         ladder: formats to choose from beside 32-bit floats, the smallest first. The vocabulary table takes 8 bits or
             floats.
-        progress: show a bar on stderr if that is a terminal.
+        progress: show how far it is, on stderr.
 
     Raises:
         ExportError: a budget that is not above zero.
@@ -117,7 +118,7 @@ class _Measurer:
     def options(self, ladder: Sequence[Blockwise], progress: bool) -> dict[str, list[Option]]:
         """Each group's formats with their costs, floats last, at which nothing is lost."""
         groups = self._groups()
-        bar = tqdm(groups, disable=None if progress else True, leave=False, desc="auto", unit="group")
+        bar = progress_bar(groups, description="auto", unit="groups", show=progress)
         options = {}
         for group in bar:
             parameters = groups[group]
@@ -136,13 +137,13 @@ class _Measurer:
             head_dim=config.head_dim,
             max_position_embeddings=config.max_position_embeddings,
         )
-        divergence = Divergence()
+        divergence = KlAccumulator()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             ir.save(build_graph(self.calibration.checkpoint, weight_format), path, external_data="model.onnx_data")
             probe = GraphProbe(path, shape)
             for row, expected in zip(self.rows, self.expected, strict=True):
-                divergence.add(expected.numpy(), probe.run([row.tolist()])[contract.LOGITS][0])
+                divergence.add(Logits(expected.numpy()), Logits(probe.run([row.tolist()])[contract.LOGITS][0]))
         return divergence.kl
 
     @torch.inference_mode()
@@ -161,9 +162,9 @@ class _Measurer:
             logits = self._logits(self._run_from(layer, self.hidden[layer])[-1])
         for parameter, old in zip(parameters, kept, strict=True):
             parameter.copy_(old)
-        divergence = Divergence()
+        divergence = KlAccumulator()
         for expected, found in zip(self.expected, logits, strict=True):
-            divergence.add(expected.numpy(), found.numpy())
+            divergence.add(Logits(expected.numpy()), Logits(found.numpy()))
         return Option(rung, nbytes, divergence.kl)
 
     def _groups(self) -> dict[str, list[Tensor]]:

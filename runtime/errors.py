@@ -5,7 +5,7 @@ Every class also inherits the built-in error that a caller would expect, so `exc
 
 
 class SmolTextError(Exception):
-    """The base of every error that a user of `runtime` or `app` can cause."""
+    """The base of every error that a user can cause, in every package: its message is meant for them."""
 
 
 class BundleError(SmolTextError, ValueError):

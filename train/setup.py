@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 
 from model import ModelConfig, TransformerModel, load_checkpoint
 from model.checkpoint import TOKENIZER_FILES
-from model.hub import HUB_ID, resolve_checkpoint
+from model.hub import resolve_checkpoint
+from runtime.hub import HUB_ID
 from train.config import ModelSection, Recipe
 from train.data.batches import Batches
 from train.data.chat import end_of_turn

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from export.comparison.details import measure_details
 from export.comparison.greedy import Continuation
@@ -17,8 +15,13 @@ from export.errors import ExportError
 from runtime.bundle import Bundle
 from runtime.engine.session import DecoderSession
 from runtime.evaluation.bench import bench
-from runtime.evaluation.evaluate import Divergence, Prediction, mean_interval, windows
+from runtime.evaluation.divergence import KlAccumulator
+from runtime.evaluation.interval import mean_interval
+from runtime.evaluation.logits import Logits
+from runtime.evaluation.nll import NllAccumulator
+from runtime.evaluation.windows import document_windows
 from runtime.generation.generate import generate_step
+from runtime.progress import progress_bar
 from runtime.sampling.options import SamplingOptions
 from runtime.sampling.sampler import make_sampler
 
@@ -36,8 +39,8 @@ OPENED_BYTES = 4e9
 class _Counted:
     """What is summed over the windows for one precision."""
 
-    prediction: Prediction = field(default_factory=Prediction)
-    divergence: Divergence = field(default_factory=Divergence)
+    nll: NllAccumulator = field(default_factory=NllAccumulator)
+    divergence: KlAccumulator = field(default_factory=KlAccumulator)
 
 
 def compare(
@@ -55,13 +58,13 @@ def compare(
 
     Args:
         bundle: an opened bundle.
-        reference: the model that it came from; None for its own fp32 graph, or its largest where there is no fp32.
+        reference: the model that it came from; None for the bundle's fp32 graph, or else its largest one.
         token_ids: the text to predict; None draws one from the model itself, which suits any model.
         text: a name for it.
         window: longest context, cut to the model's.
         threads: for onnxruntime; None for its default.
         details: also drift by layer, cache paths, load time and memory: some seconds more for each precision.
-        progress: show a bar on stderr if that is a terminal.
+        progress: show how far it is, on stderr.
 
     Raises:
         ExportError: too short a text, or another model's bundle.
@@ -80,7 +83,7 @@ def compare(
     if len(token_ids) <= PROMPT_TOKENS:
         raise ExportError(f"the text has {len(token_ids)} tokens; comparing needs more than {PROMPT_TOKENS}")
     window = min(window, context)
-    parts = list(windows(token_ids, window, bundle.bos_token_id))
+    parts = list(document_windows(token_ids, window, bundle.bos_token_id))
     prompt = list(token_ids[:PROMPT_TOKENS])
     continuation = Continuation.of(reference, prompt, min(CONTINUED_TOKENS, context - len(prompt)))
     counted: dict[str, _Counted] = {}
@@ -93,7 +96,9 @@ def compare(
         sessions = {}
     figures = {}
     # Speed is measured one by one, with nothing else in memory.
-    for name in _bar([name for group in groups for name in group], progress, desc="speed", unit="precision"):
+    for name in progress_bar(
+        [name for group in groups for name in group], description="speed", unit="precisions", show=progress
+    ):
         session = DecoderSession(bundle, name, threads=threads)
         figures[name] = _figures(bundle, session, counted[name], own, continuation, looked.get(name))
     interval = _perplexity_interval(own.token_nats)
@@ -129,7 +134,7 @@ def sample_tokens(bundle: Bundle, session: DecoderSession, progress: bool) -> li
     token_ids = [start]
     while len(token_ids) < SAMPLED_TOKENS:
         document = generate_step(session, [start], max_new_tokens=longest, sampler=sampler)
-        for token_id, *_ in _bar(document, progress, desc="sample", unit="token"):
+        for token_id, *_ in progress_bar(document, description="sample", unit="tokens", show=progress):
             token_ids.append(token_id)
             if token_id in bundle.eos_token_ids:
                 break
@@ -145,16 +150,16 @@ def _best_of(bundle: Bundle, sessions: dict[str, DecoderSession]) -> SessionRefe
 
 def _predict(
     reference: Reference, sessions: dict[str, DecoderSession], parts: list[list[int]], progress: bool
-) -> tuple[Prediction, dict[str, _Counted]]:
+) -> tuple[NllAccumulator, dict[str, _Counted]]:
     """Run all windows through the reference and every session."""
-    own, counted = Prediction(), {name: _Counted() for name in sessions}
-    for part in _bar(parts, progress, desc="compare", unit="window"):
+    own, counted = NllAccumulator(), {name: _Counted() for name in sessions}
+    for part in progress_bar(parts, description="compare", unit="windows", show=progress):
         targets = np.array(part[1:])
-        expected = reference.logits(part)[:-1]
+        expected = Logits(reference.logits(part)[:-1])
         own.add(expected, targets)
         for name, session in sessions.items():
-            logits = session.forward(part, session.new_cache(len(part)), num_logits_to_keep=0)[:-1]
-            counted[name].prediction.add(logits, targets)
+            logits = Logits(session.forward(part, session.new_cache(len(part)), num_logits_to_keep=0)[:-1])
+            counted[name].nll.add(logits, targets)
             counted[name].divergence.add(expected, logits)
     return own, counted
 
@@ -171,7 +176,9 @@ def _look_inside(
     prompt_tokens, new_tokens = _bench_tokens(bundle)
     return {
         name: measure_details(bundle, session, token_ids, residuals, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
-        for name, session in _bar(sessions.items(), progress, desc="details", unit="precision")
+        for name, session in progress_bar(
+            sessions.items(), description="details", unit="precisions", show=progress, total=len(sessions)
+        )
     }
 
 
@@ -179,24 +186,24 @@ def _figures(
     bundle: Bundle,
     session: DecoderSession,
     counted: _Counted,
-    own: Prediction,
+    own: NllAccumulator,
     continuation: Continuation,
     details: Details | None,
 ) -> PrecisionFigures:
     """What was counted, and what remains to be measured: the greedy continuation and the speed."""
-    prediction, divergence = counted.prediction, counted.divergence
+    nll, divergence = counted.nll, counted.divergence
     left = continuation.divergence(session)
     prompt_tokens, new_tokens = _bench_tokens(bundle)
     row = bench(session, prompt_tokens=prompt_tokens, new_tokens=new_tokens, repeats=BENCH_REPEATS)
-    change = mean_interval(prediction.token_nats - own.token_nats)
+    change = mean_interval(nll.token_nats - own.token_nats)
     return PrecisionFigures(
         kl=divergence.kl,
         reverse_kl=divergence.reverse_kl,
         top1_agreement=divergence.top1_agreement,
         top5_agreement=divergence.top5_agreement,
-        perplexity=prediction.perplexity,
-        perplexity_interval=_perplexity_interval(prediction.token_nats),
-        perplexity_change=prediction.perplexity / own.perplexity - 1,
+        perplexity=nll.perplexity,
+        perplexity_interval=_perplexity_interval(nll.token_nats),
+        perplexity_change=nll.perplexity / own.perplexity - 1,
         perplexity_change_interval=change and (float(np.expm1(change[0])), float(np.expm1(change[1]))),
         max_abs_logit_difference=divergence.max_absolute,
         mean_abs_logit_difference=divergence.mean_absolute,
@@ -225,7 +232,3 @@ def _bench_tokens(bundle: Bundle) -> tuple[int, int]:
     room = bundle.shape.max_position_embeddings
     new_tokens = min(BENCH_NEW_TOKENS, room // 4)
     return min(BENCH_PROMPT_TOKENS, room - new_tokens), new_tokens
-
-
-def _bar(items: Iterable[Any], progress: bool, **options: Any) -> Any:
-    return tqdm(items, disable=None if progress else True, leave=False, **options)

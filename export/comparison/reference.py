@@ -1,4 +1,4 @@
-"""What the exported graphs are held against: the PyTorch model, or where there is none one of the graphs themselves."""
+"""What the exported graphs are compared with: the PyTorch model, or without torch one of the graphs themselves."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Reference(Protocol):
 
 
 class SessionReference:
-    """A graph of the bundle: the reference where there is no torch, or no checkpoint.
+    """A graph of the bundle, which is the reference without torch or without a checkpoint.
 
     Args:
         session: an opened graph.

@@ -170,7 +170,7 @@ def _plots(comparison: Comparison, colours: dict[str, str]) -> Iterable[str]:
     ]
     yield _card(
         "Differences of logits",
-        "the difference that so many of all logits stay within",
+        "the largest difference within this share of all logits",
         lines("Quantiles of the differences of logits", [*shares, "all"], quantiles) + _key(colours),
     )
     yield from _drift_plot(comparison, colours)

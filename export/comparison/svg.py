@@ -1,6 +1,7 @@
-"""Small plots as SVG text that stands in an HTML page: no scripts, no fonts of their own, a few hundred bytes each.
+"""Small plots as SVG markup for an HTML page: labels, colours and numbers in, a few kilobytes of text out.
 
-Knows no model: labels, colours and numbers in, markup out.
+They load no scripts and no fonts, and scale with the page. matplotlib's are six times as large
+(docs/decisions/0022-what-we-write-ourselves.md).
 """
 
 from __future__ import annotations

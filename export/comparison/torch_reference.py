@@ -12,7 +12,7 @@ from model import TransformerModel
 
 
 class TorchReference:
-    """A float32 model in eval mode, asked as `export.comparison.reference.Reference` has it."""
+    """A float32 model in eval mode, which implements `export.comparison.reference.Reference`."""
 
     name = "PyTorch"
 

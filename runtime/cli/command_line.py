@@ -1,4 +1,4 @@
-"""What every command line of the runtime, the export and the app shares: exit codes, and errors as one line."""
+"""What every command line shares: exit codes, and errors as one line."""
 
 from __future__ import annotations
 
@@ -12,13 +12,8 @@ from runtime.errors import SmolTextError
 FAILED, INTERRUPTED = 1, 130
 
 
-def run_to_exit_code(command: Callable[[], None], *, user_errors: tuple[type[Exception], ...] = ()) -> int:
-    """Run a command: 0 when it ends, 1 with one line on stderr where the user erred, 130 after Ctrl-C.
-
-    Args:
-        command: what to run.
-        user_errors: classes beside SmolTextError whose message is meant for the user.
-    """
+def run_to_exit_code(command: Callable[[], None]) -> int:
+    """Run a command: 0 when it ends, 1 with one line on stderr where the user erred, 130 after Ctrl-C."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows `?`, not a traceback
     try:
@@ -32,7 +27,7 @@ def run_to_exit_code(command: Callable[[], None], *, user_errors: tuple[type[Exc
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        if not isinstance(error, (SmolTextError, OSError, MemoryError, *user_errors)):
+        if not isinstance(error, (SmolTextError, OSError, MemoryError)):
             raise  # a fault of ours: its traceback is what we need to see
         print("error:", " ".join(str(error).split()) or type(error).__name__, file=sys.stderr)
         return FAILED

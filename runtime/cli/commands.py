@@ -14,7 +14,6 @@ from runtime.batch.worker import BatchWorker
 from runtime.bundle import Bundle
 from runtime.chat_session import ChatSession
 from runtime.cli.chat_console import ChatConsole
-from runtime.cli.progress import ProgressBar
 from runtime.cli.sampling_arguments import sampling_options
 from runtime.engine.session import DecoderSession
 from runtime.errors import BatchError, PromptError
@@ -23,6 +22,7 @@ from runtime.evaluation.bench_sweep import table as bench_table
 from runtime.evaluation.perplexity import measure_perplexity
 from runtime.generation.text_delta import Generation, collect, logprobs_to_list
 from runtime.language_model import LanguageModel
+from runtime.progress import progress_bar
 from runtime.text.tokenizer import Tokenizer
 
 DEFAULT_BENCH_PROMPT_TOKENS, DEFAULT_BENCH_NEW_TOKENS = 512, 64
@@ -72,12 +72,7 @@ def bench(args: argparse.Namespace) -> None:
         depths=args.depth,
         repeats=args.repeats,
     )
-    rows = []
-    with ProgressBar("rows") as bar:
-        bar.show(0, len(sweep))
-        for row in sweep.rows():
-            rows.append(row)
-            bar.show(len(rows), len(sweep))
+    rows = list(progress_bar(sweep.rows(), description="bench", unit="rows", total=len(sweep)))
     print(json.dumps([row.to_dict() for row in rows]) if args.json else bench_table(rows, markdown=args.markdown))
 
 
@@ -87,10 +82,9 @@ def perplexity(args: argparse.Namespace) -> None:
     token_ids = Tokenizer(bundle).encode(_read_file(args.text))[: args.max_tokens]
     session = DecoderSession(bundle, args.precision or bundle.default_precision, threads=args.threads)
     against = DecoderSession(bundle, args.against, threads=args.threads, spin=False) if args.against else None
-    with ProgressBar("windows") as bar:
-        result = measure_perplexity(
-            session, token_ids, window=args.window, stride=args.stride, against=against, on_window=bar.show
-        )
+    result = measure_perplexity(
+        session, token_ids, window=args.window, stride=args.stride, against=against, progress=True
+    )
     print(json.dumps(result.to_dict()) if args.json else result)
 
 
@@ -104,10 +98,9 @@ def batch(args: argparse.Namespace) -> None:
             was_finished = output.is_finished
             if not was_finished:
                 worker = BatchWorker(_load(args), sampling, batch_size=args.batch_size)
-                with ProgressBar("lines") as bar:
-                    for result in worker.run(source.lines(output.done)):
-                        output.write(result)
-                        bar.show(output.done, source.count)
+                results, left = worker.run(source.lines(output.done)), source.count - output.done
+                for result in progress_bar(results, description="batch", unit="lines", total=left):
+                    output.write(result)
                 output.finish()
     where = f"{args.out} was finished before: " if was_finished else f"{args.out}: " if args.out else ""
     if output.failed:

@@ -14,7 +14,7 @@ REPEATS = 3
 
 
 def read_bandwidth(threads: int, *, read_bytes: int = READ_BYTES, repeats: int = REPEATS) -> float:
-    """Bytes per second that so many threads read together; the median of some rounds.
+    """Bytes per second that a number of threads read together; the median of some rounds.
 
     Each thread takes the maximum of its own part of an array larger than the caches. NumPy does that with vector
     instructions and without Python's lock, as fast as memory delivers.

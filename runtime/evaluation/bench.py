@@ -1,6 +1,6 @@
 """How fast a session is: prefill and decode, at a depth, over repeats, as llama-bench measures; and against what floor.
 
-Knows no text: it runs random token ids, whose cost is that of any others.
+It runs random token ids, which cost what any others do.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""How well a precision predicts a text: strided windows, perplexity with its interval, KL against another precision.
-
-The mathematics is in `evaluate.py`; here the windows are run.
-"""
+"""How well a precision predicts a text: perplexity with its interval, KL against another precision."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +10,12 @@ import numpy as np
 
 from runtime.engine.session import DecoderSession
 from runtime.errors import OptionError, PromptError
-from runtime.evaluation.evaluate import Divergence, Prediction, mean_interval
+from runtime.evaluation.divergence import KlAccumulator
+from runtime.evaluation.interval import mean_interval
+from runtime.evaluation.logits import Logits
+from runtime.evaluation.nll import NllAccumulator
+from runtime.evaluation.windows import strided_windows
+from runtime.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def measure_perplexity(
     window: int | None = None,
     stride: int | None = None,
     against: DecoderSession | None = None,
-    on_window: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: bool = False,
 ) -> Perplexity:
     """Predict every token of a text but the first.
 
@@ -80,7 +82,7 @@ def measure_perplexity(
         window: None for the context.
         stride: None for half a window.
         against: a precision to measure the divergence from.
-        on_window: told how many windows are done, of how many.
+        progress: show how far it is, on stderr.
 
     Raises:
         PromptError: too short a text.
@@ -96,8 +98,8 @@ def measure_perplexity(
     if len(token_ids) < 2:
         raise PromptError("a text of fewer than two tokens has nothing to predict: give a longer one")
     parts = list(strided_windows(token_ids, window, stride))
-    own, other, divergence = Prediction(), Prediction(), Divergence()
-    for done, (part, predicted) in enumerate(parts, start=1):
+    own, other, divergence = NllAccumulator(), NllAccumulator(), KlAccumulator()
+    for part, predicted in progress_bar(parts, description="perplexity", unit="windows", show=progress):
         targets = np.array(part[-predicted:])
         logits = _logits(session, part, predicted)
         own.add(logits, targets)
@@ -105,7 +107,6 @@ def measure_perplexity(
             expected = _logits(against, part, predicted)
             other.add(expected, targets)
             divergence.add(expected, logits)
-        on_window(done, len(parts))
     result: dict[str, Any] = {
         "precision": session.precision,
         "tokens": own.tokens,
@@ -128,23 +129,9 @@ def measure_perplexity(
     return Perplexity(**result)
 
 
-def strided_windows(token_ids: Sequence[int], window: int, stride: int) -> Iterator[tuple[list[int], int]]:
-    """Windows of a text, and how many of their last tokens each predicts: all but the first token, each exactly once.
-
-    The first window predicts all that it holds but its first token; each later one predicts the next `stride` tokens,
-    with as many before them for context as the window has room for.
-    """
-    end = min(window, len(token_ids))
-    yield list(token_ids[:end]), end - 1
-    while end < len(token_ids):
-        predicted = min(stride, len(token_ids) - end)
-        end += predicted
-        yield list(token_ids[end - window : end]), predicted
-
-
-def _logits(session: DecoderSession, part: list[int], predicted: int) -> np.ndarray:
+def _logits(session: DecoderSession, part: list[int], predicted: int) -> Logits:
     """Those that predict the last tokens of a window; what its very last token predicts is not computed."""
-    return session.forward(part[:-1], session.new_cache(len(part)), num_logits_to_keep=predicted)
+    return Logits(session.forward(part[:-1], session.new_cache(len(part)), num_logits_to_keep=predicted))
 
 
 def _exp(ends: tuple[float, float] | None) -> tuple[float, float] | None:

@@ -36,6 +36,8 @@ class Hub:
     requests: list[tuple[str, str]] = field(default_factory=list)
     drops: dict[str, int] = field(default_factory=dict)
     private: set[str] = field(default_factory=set)
+    gated: set[str] = field(default_factory=set)  # anyone may read about them, nobody has accepted the terms
+    refused: set[str] = field(default_factory=set)  # to the token that there is
     licenses: dict[str, str] = field(default_factory=dict)
     url: str = ""
 
@@ -99,7 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self._route("GET", {
             rf"/api/models/{NAME}(/revision/{REVISION})?": self._info,
-            rf"/api/models/{NAME}/tree/{REVISION}": self._tree,
+            rf"/api/models/{NAME}/tree/{REVISION}(/(?P<folder>.+))?": self._tree,
+            rf"/api/models/{NAME}/refs": self._refs,
             rf"/{NAME}/resolve/{REVISION}/(?P<path>.+)": self._resolve,
         })  # fmt: skip
 
@@ -140,12 +143,27 @@ class _Handler(BaseHTTPRequestHandler):
         for pattern, answer in routes.items():
             if found := re.fullmatch(pattern, path):
                 asked = found.groupdict()
-                if asked.get("repo") not in (None, *self.hub.repos):
-                    self._json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
-                    return
-                answer(asked)
+                if not self._is_refused(asked.get("repo")):
+                    answer(asked)
                 return
         self._json({"error": f"no {method} {path} here"}, 404)
+
+    def _is_refused(self, repo):
+        """Whether a repository is not for whoever asks; sends the answer that the real Hub has for it."""
+        token = self.headers.get("Authorization")
+        is_known = token == f"Bearer {TOKEN}"
+        answer = None
+        if token is not None and not is_known:
+            answer = 401, {"X-Error-Message": "Invalid credentials in Authorization header"}
+        elif not is_known and (repo not in (None, *self.hub.repos) or repo in self.hub.private):
+            answer = 401, {"X-Error-Message": "Invalid username or password."}
+        elif repo not in (None, *self.hub.repos):
+            answer = 404, {"X-Error-Code": "RepoNotFound"}
+        elif repo in self.hub.refused:
+            answer = 403, {"X-Error-Message": "Forbidden"}
+        if answer is not None:
+            self._json({"error": "refused"}, *answer)
+        return answer is not None
 
     def _head(self, asked):
         """Commit and files that were asked for; None once the error is sent."""
@@ -166,12 +184,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _tree(self, asked):
         if head := self._head(asked):
-            self._json([_entry(name, data) for name, data in head[1].items()])
+            folder = f"{asked['folder']}/" if asked["folder"] else ""
+            self._json([_entry(name, data) for name, data in head[1].items() if name.startswith(folder)])
+
+    def _refs(self, asked):
+        branches = self.hub.repos[asked["repo"]]
+        named = [
+            {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit_of(files)}
+            for name, files in branches.items()
+        ]
+        self._json({"branches": named, "converts": [], "tags": []})
 
     def _resolve(self, asked):
         if not (head := self._head(asked)):
             return
         commit, files = head
+        if asked["repo"] in self.hub.gated:
+            status = 401 if self.headers.get("Authorization") is None else 403
+            self._json({"error": "gated"}, status, {"X-Error-Code": "GatedRepo"})
+            return
         if asked["path"] not in files:
             self._json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
             return

@@ -16,6 +16,7 @@ from export.manifest import changed_files, read_manifest
 from export.precisions import WEIGHTS, parse_precisions
 from model import Checkpoint, CheckpointError
 from runtime import Bundle, LanguageModel, SamplingOptions
+from runtime.errors import BundleError
 from runtime.precisions import PRECISIONS
 from tests.export.graphs import make_checkpoint
 from tests.goldens.make_tiny_bundle import VOCAB_SIZE, make_tokenizer
@@ -177,3 +178,18 @@ def test_a_cut_off_graph_is_found_on_opening(checkpoint_folder, tmp_path):
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match="cut off"):
         Bundle.open(out)
+
+
+@pytest.mark.parametrize(
+    ("generation", "words"),
+    [
+        ({"eos_token_id": VOCAB_SIZE}, f"eos_token_id {VOCAB_SIZE} is beyond the model's vocabulary of {VOCAB_SIZE}"),
+        ({"bos_token_id": 10**9}, f"bos_token_id {10**9} is beyond"),
+        ({"temperature": "hot"}, "temperature must be a number"),
+    ],
+)
+def test_a_generation_config_that_cannot_be_honoured_is_refused(generation, words, checkpoint_folder, tmp_path):
+    (checkpoint_folder / "generation_config.json").write_text(json.dumps(generation))
+    with pytest.raises(BundleError, match=f"^generation_config.json: {words}"):
+        export(checkpoint_folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

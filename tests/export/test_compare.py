@@ -15,21 +15,24 @@ from export.comparison.report import table
 from export.comparison.torch_reference import TorchReference
 from model import load_checkpoint
 from runtime import Bundle
-from runtime.evaluation.evaluate import Divergence, Prediction, windows
+from runtime.evaluation.divergence import KlAccumulator
+from runtime.evaluation.logits import Logits
+from runtime.evaluation.nll import NllAccumulator
+from runtime.evaluation.windows import document_windows
 from runtime.text.tokenizer import Tokenizer
 
 
 def test_windows_predict_every_token_but_the_first_exactly_once():
     for length in (2, 9, 10, 11, 19, 20, 100):
         tokens = list(range(length))
-        parts = list(windows(tokens, 10))
+        parts = list(document_windows(tokens, 10))
         assert [target for part in parts for target in part[1:]] == tokens[1:]
         assert all(2 <= len(part) <= 10 for part in parts)
 
 
 def test_no_window_reaches_from_one_document_into_the_next():
     tokens = [0, 5, 6, 7, 0, 8, 0, 0, 9, 9, 9, 9, 0]
-    parts = list(windows(tokens, 3, document_start=0))
+    parts = list(document_windows(tokens, 3, document_start=0))
     assert parts == [[0, 5, 6], [6, 7, 0], [0, 8, 0], [0, 0], [0, 9, 9], [9, 9, 9], [9, 0]]
     assert [target for part in parts for target in part[1:]] == tokens[1:]
 
@@ -37,13 +40,13 @@ def test_no_window_reaches_from_one_document_into_the_next():
 def test_divergence_and_perplexity_of_distributions_worked_out_by_hand():
     reference = np.log(np.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]], np.float32))
     candidate = np.log(np.array([[0.25, 0.5, 0.25], [0.2, 0.2, 0.6]], np.float32)) + np.float32(3)
-    divergence = Divergence()
-    divergence.add(reference, candidate)
+    divergence = KlAccumulator()
+    divergence.add(Logits(reference), Logits(candidate))
     assert divergence.kl == pytest.approx((0.5 * math.log(2) - 0.25 * math.log(2)) / 2)
     assert divergence.top1_agreement == 0.5
     assert divergence.max_absolute == pytest.approx(3 + math.log(2), rel=1e-6)
-    prediction = Prediction()
-    prediction.add(reference, np.array([1, 2]))
+    prediction = NllAccumulator()
+    prediction.add(Logits(reference), np.array([1, 2]))
     assert prediction.perplexity == pytest.approx(math.sqrt(4 / 0.6))
 
 

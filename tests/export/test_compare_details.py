@@ -25,7 +25,7 @@ from export.precisions import parse_precisions
 from export.probe import residual_names
 from model import Checkpoint, load_checkpoint
 from runtime import Bundle
-from runtime.evaluation.evaluate import mean_interval
+from runtime.evaluation.interval import mean_interval
 from runtime.precisions import PRECISIONS, Limits
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -54,12 +54,13 @@ def bundle(whole_bundle, tmp_path):
 def run(hub, tmp_path):
     """Run a command line against the Hub; HF_ENDPOINT is read when huggingface_hub is loaded, so in a process."""
 
-    def run(*arguments, token: str | None = TOKEN, endpoint: str | None = None):
+    def run(*arguments, token: str | None = TOKEN, endpoint: str | None = None, offline: bool = False):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         environment |= {
             "HF_ENDPOINT": endpoint or hub.url,
             "HF_HOME": str(tmp_path / "hf"),
             "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": str(int(offline)),
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "NO_PROXY": "127.0.0.1",
             "OMP_NUM_THREADS": "1",
@@ -231,12 +232,91 @@ def test_what_was_pushed_is_run_and_inspected_by_its_id_and_revision(hub, run, b
     assert "all files are whole" in inspected.stdout, inspected.stderr
 
 
-def test_what_is_not_there_is_one_line(hub, run, tmp_path):
-    hub.repos[REPO] = {"main": {"config.json": b"{}"}}
-    assert "someone/else" in one_line(run("export", "run", "someone/else", "--out", tmp_path / "never"))
-    assert "someone/else" in one_line(run("runtime", "generate", "someone/else"))
-    assert REPO in one_line(run("runtime", "generate", REPO, "--revision", "v9"))
+@pytest.mark.parametrize("command", ["runtime generate {}", "export run {} --out never"])
+@pytest.mark.parametrize(
+    ("repo", "token", "words"),
+    [
+        ("someone/else", TOKEN, "neither a folder nor a Hub repository someone/else: check the owner and the name"),
+        ("someone/else", None, "nor a public Hub repository: check the name; if it is private, run `hf auth login`"),
+        ("someone/private", None, "if it is private, run `hf auth login`"),
+        ("someone/gated", None, "someone/gated is gated on the Hub (401): accept its terms on {}/someone/gated, then"),
+        ("someone/gated", TOKEN, "someone/gated is gated on the Hub (403): accept its terms on"),
+        ("someone/refused", TOKEN, "refuses someone/refused (403): your token may not read it"),
+        (REPO, "hf_wrong", "does not accept your token (401)"),
+        (REPO + " --revision v9", TOKEN, f"{REPO} has no revision 'v9'; it has main, v1"),
+    ],
+)
+def test_each_refusal_of_the_hub_says_what_to_do(hub, run, tmp_path, command, repo, token, words):
+    files = {"config.json": b"{}", "manifest.json": b"{}"}
+    hub.repos = {name: {"main": files} for name in ("someone/private", "someone/gated", "someone/refused")}
+    hub.repos[REPO] = {"main": files, "v1": files}
+    hub.private, hub.gated, hub.refused = {"someone/private"}, {"someone/gated"}, {"someone/refused"}
+    arguments = command.replace("never", str(tmp_path / "never")).format(repo).split()
+    assert words.format(hub.url) in one_line(run(*arguments, token=token))
     assert not (tmp_path / "never").exists()
+
+
+@pytest.fixture(scope="module")
+def bundle_with_weights_beside(checkpoint_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bundles") / "large"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.bundle.EMBEDDED_BYTES", 0)
+        precisions = parse_precisions("fp32,int8,int8-kv8")
+        export_bundle(Checkpoint(checkpoint_folder), out, precisions, source="large", progress=False)
+    return out
+
+
+FOREIGN = {"onnx/model_q4f16.onnx": b"0", "onnx/notes.json": b"{}", "original/config.json": b"{}", "pytorch.bin": b"0"}
+
+
+def downloaded(hub) -> set[str]:
+    return {path.partition("/resolve/")[2].partition("/")[2] for path in hub.sent("GET") if "/resolve/" in path}
+
+
+@pytest.mark.parametrize("has_manifest", [True, False])
+@pytest.mark.parametrize(
+    ("precision", "graphs"),
+    [
+        ("int8", {"model_int8.onnx", "model_int8.onnx_data"}),
+        ("int8-kv8", {"model_int8_kv8.onnx", "model_int8.onnx_data"}),
+        ("fp32", {"model.onnx", "model.onnx_data"}),
+        (None, {"model_int8.onnx", "model_int8.onnx_data"}),
+    ],
+)
+def test_generating_downloads_one_precision_and_the_small_files(
+    hub, run, bundle_with_weights_beside, precision, graphs, has_manifest
+):
+    files = files_of(bundle_with_weights_beside) | FOREIGN
+    small = {name for name in files if "/" not in name and name.endswith((".json", ".md"))}
+    if not has_manifest:
+        small.remove("manifest.json")
+        del files["manifest.json"]
+    hub.repos[REPO] = {"main": files}
+    options = [] if precision is None else ["--precision", precision]
+    arguments = ["runtime", "generate", REPO, "--greedy", "--max-new-tokens", "2", *options]
+    done = run(*arguments, token=None)
+    assert done.returncode == 0, done.stderr
+    assert downloaded(hub) == small | {f"onnx/{name}" for name in graphs}
+
+
+@pytest.mark.parametrize(("has_manifest", "words"), [(True, "could not be asked"), (False, "no precision 'fp32'")])
+def test_what_was_downloaded_runs_without_the_hub(hub, run, bundle_with_weights_beside, has_manifest, words):
+    files = files_of(bundle_with_weights_beside)
+    if not has_manifest:
+        del files["manifest.json"]
+    hub.repos[REPO] = {"main": files}
+    arguments = ["runtime", "generate", REPO, "--greedy", "--max-new-tokens", "2"]
+    done = run(*arguments, token=None)
+    again = run(*arguments, token=None, offline=True)
+    assert (again.returncode, again.stdout) == (0, done.stdout), again.stderr
+    assert words in one_line(run(*arguments, "--precision", "fp32", token=None, offline=True))
+
+
+def test_a_graph_that_the_manifest_promises_and_the_hub_lacks_is_named(hub, run, bundle_with_weights_beside):
+    files = files_of(bundle_with_weights_beside)
+    del files["onnx/model_int8.onnx_data"]
+    hub.repos[REPO] = {"main": files}
+    assert "lists onnx/model_int8.onnx_data, which is not there" in one_line(run("runtime", "generate", REPO))
 
 
 def test_the_servers_hashes_are_gits(tmp_path):

@@ -82,7 +82,9 @@ def test_a_folder_without_graphs_is_no_bundle(broken_bundle):
         (b"{", "not readable JSON"),
         (b'{"vocab_size": 3', "not readable JSON"),
         (b"\xff\xfe", "not readable JSON"),
-        (b"[" * 100_000, "not readable JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b"\xef\xbb\xbf{", "not readable JSON"),
         (b"[]", "holds a JSON list"),
         (b"7", "holds a JSON int"),
         (b"null", "holds a JSON NoneType"),
@@ -131,6 +133,28 @@ def test_the_generation_config_has_the_first_word_on_special_tokens(generation, 
     for name, changes in (("generation_config.json", generation), ("config.json", config)):
         edit_json(broken_bundle / name, **({"eos_token_id": None} | changes))
     assert Bundle.open(broken_bundle).eos_token_ids == expected
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "manifest.json"])
+def test_a_byte_order_mark_changes_nothing(name, broken_bundle):
+    before = Bundle.open(broken_bundle)
+    path = broken_bundle / name
+    path.write_bytes(b"\xef\xbb\xbf" + (path.read_bytes() if path.is_file() else b"{}"))
+    assert Bundle.open(broken_bundle) == before
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize(("name", "value"), [("eos_token_id", 320), ("eos_token_id", [2, 999]), ("bos_token_id", 320)])
+def test_a_special_token_beyond_the_vocabulary_is_refused_by_name(file, name, value, broken_bundle):
+    edit_json(broken_bundle / "generation_config.json", **{name: None})
+    edit_json(broken_bundle / file, **{name: value})
+    with pytest.raises(BundleError, match=rf"^{file}: {name} \d+ is beyond the model's vocabulary of 320 tokens"):
+        Bundle.open(broken_bundle)
+
+
+def test_the_last_row_of_the_vocabulary_can_end_a_text(broken_bundle):
+    edit_json(broken_bundle / "generation_config.json", eos_token_id=319)
+    assert Bundle.open(broken_bundle).eos_token_ids == {319}
 
 
 def test_null_in_the_generation_config_leaves_the_word_to_the_config(broken_bundle):

@@ -9,9 +9,9 @@ import pytest
 
 from runtime import LanguageModel, SamplingOptions
 from runtime.errors import NumericError, PromptError
-from runtime.evaluation.evaluate import log_softmax
 from runtime.sampling.logprobs import token_logprobs
 from tests.runtime.options import endless
+from tests.runtime.softmax import log_softmax
 
 
 def test_four_logits_have_the_log_probabilities_worked_out_by_hand():
