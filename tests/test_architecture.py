@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from docs.draw_packages import PAGE, circles, module_graph, page, room_graph
+
 REPOSITORY = Path(__file__).parent.parent
 PACKAGES = ("model", "train", "export", "runtime", "app")
 # A package may import itself and these. Tests may import all.
@@ -32,6 +34,28 @@ HOME_OF = {
     "starlette": {"app"},
     "uvicorn": {"app"},
     "transformers": set(),
+}
+# The rooms of a folder from the ground up: each may import those before it alone.
+ORDER = {
+    "runtime": (
+        "errors",
+        "contract",
+        "precisions",
+        "progress",
+        "hub",
+        "sampling",
+        "generation_config",
+        "bundle",
+        "text",
+        "engine",
+        "generation",
+        "language_model",
+        "chat_session",
+        "batch",
+        "evaluation",
+        "cli",
+        "__main__",
+    ),
 }
 RUNTIME_MAY_LOAD = {"numpy", "onnxruntime", "tokenizers", "runtime"} | set(sys.stdlib_module_names)
 LONGEST_FILE_LINES = 400
@@ -95,6 +119,30 @@ def test_a_package_imports_only_those_it_may_know(package):
         assert not found, f"{path.relative_to(REPOSITORY)} imports {found}; {package} may not know it"
 
 
+def test_no_import_is_part_of_a_circle():
+    for graph in (module_graph(), room_graph()):
+        assert circles(graph) == []
+
+
+@pytest.mark.parametrize("folder", ORDER)
+def test_rooms_know_only_those_below_them(folder):
+    order = [f"{folder}.{room}" for room in ORDER[folder]]
+    rooms = {room: known for room, known in room_graph().items() if room.startswith(f"{folder}.")}
+    assert sorted(rooms) == sorted(order)
+    for place, room in enumerate(order):
+        own = {known for known in rooms[room] if known.startswith(f"{folder}.")}
+        assert own <= set(order[:place]), f"{room} knows what stands beside or above it"
+
+
+def test_the_diagram_in_the_docs_is_that_of_the_imports():
+    assert PAGE.read_text(encoding="utf-8") == page()
+
+
+def test_a_circle_is_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
 @pytest.mark.parametrize("library", HOME_OF)
 def test_a_library_is_imported_in_its_home_only(library):
     for path in FILES:
@@ -107,7 +155,29 @@ def test_a_library_is_imported_in_its_home_only(library):
 @pytest.mark.parametrize("path", files_of("runtime"), ids=lambda path: path.name)
 def test_a_module_of_the_runtime_loads_numpy_onnxruntime_tokenizers_and_nothing_else(path):
     loaded = {name.split(".")[0] for name in imported_when_loaded(parse(path).body)}
-    assert loaded <= RUNTIME_MAY_LOAD
+    assert loaded <= # The rooms of a folder from the ground up: each may import those before it alone.
+ORDER = {
+    "runtime": (
+        "errors",
+        "contract",
+        "precisions",
+        "progress",
+        "hub",
+        "sampling",
+        "generation_config",
+        "bundle",
+        "text",
+        "engine",
+        "generation",
+        "language_model",
+        "chat_session",
+        "batch",
+        "evaluation",
+        "cli",
+        "__main__",
+    ),
+}
+RUNTIME_MAY_LOAD
 
 
 def test_the_names_of_the_graph_are_written_in_the_contract_alone():

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from runtime.errors import ConstraintError, MissingDependencyError
 from runtime.sampling.options import SamplingOptions
-from runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -23,6 +22,13 @@ SILENT = 0
 # The layout of json.dumps. Where white space is free, a small model may write white space until it is cut off.
 LAYOUT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 END = "<|end of the constrained text|>"
+
+
+class ExtensibleTokenizer(Protocol):
+    """What a grammar needs of a tokenizer; `runtime.text.tokenizer.Tokenizer` is one."""
+
+    def with_another_token(self, token: str) -> tuple[str, int]:
+        """The content of its `tokenizer.json` with one more special token, and that token's id."""
 
 
 class GrammarVocabulary:
@@ -36,7 +42,7 @@ class GrammarVocabulary:
         MissingDependencyError: llguidance is not installed.
     """
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+    def __init__(self, tokenizer: ExtensibleTokenizer, vocab_size: int) -> None:
         try:
             from llguidance import LLTokenizer
         except ImportError:
