@@ -1,4 +1,4 @@
-"""From a recipe's sources to token ids: what is trained on, and what is held out."""
+"""From a recipe's sources to token ids, for training and held out."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from train.data.streams import Stream, StreamEncoder
 from train.data.tokenizer import CorpusTokenizer
 from train.errors import DataError
 
-# Of so much text a stream is made: it is what a worker holds, and what is done again when it is killed.
+# The text of one stream: what a worker holds in memory, and repeats after it was killed.
 CHUNK_CHARACTERS = 1 << 26
-# A tokenizer learns no more from further documents than from so many.
+# The most documents of a source that a tokenizer is trained on.
 TOKENIZER_DOCUMENTS = 10_000
 
 Chunk = list[tuple[Document, bool]]  # documents, and whether each is held out
@@ -30,8 +30,8 @@ Chunk = list[tuple[Document, bool]]  # documents, and whether each is held out
 class TokenSource:
     """A source as token ids.
 
-    `weight` is its share of the training tokens, relative to the others'; None for what it has. `hashes` are those of
-    its training streams.
+    weight  its share of the training tokens, relative to the other sources'; None for its own size
+    hashes  of its training streams
     """
 
     name: str
@@ -42,7 +42,7 @@ class TokenSource:
 
     @property
     def train_tokens(self) -> int:
-        """How many tokens can be learned from it."""
+        """The number of tokens to learn from it."""
         return sum(stream.learnable for stream in self.train)
 
 
@@ -50,8 +50,8 @@ class TokenSource:
 class Corpus:
     """All sources of a recipe as token ids.
 
-    `held_out` are streams of what is never trained on, as many tokens of it as an evaluation reads. `true_loss` is the
-    least mean loss, in nats a token, that any model can have on such documents, where it is known.
+    held_out   streams that are never trained on, cut to the tokens that an evaluation reads
+    true_loss  the lowest mean loss, in nats per token, that any model can have on such documents, where it is known
     """
 
     sources: Sequence[TokenSource]
@@ -61,17 +61,17 @@ class Corpus:
 
     @property
     def train_tokens(self) -> int:
-        """How many tokens can be learned from all sources."""
+        """The number of tokens to learn from all sources."""
         return sum(source.train_tokens for source in self.sources)
 
     @property
     def has_conversations(self) -> bool:
-        """Whether some tokens are there to be read and not to be learned."""
+        """Whether some tokens are read and not learned, as in conversations."""
         return any(stream.learned is not None for source in self.sources for stream in source.train)
 
     @property
     def held_out_tokens(self) -> int:
-        """How many tokens an evaluation predicts."""
+        """The number of tokens that an evaluation predicts."""
         return sum(stream.learnable for stream in self.held_out)
 
     def held_out_texts(self, tokenizer: Tokenizer) -> list[str]:
@@ -81,13 +81,13 @@ class Corpus:
         return texts
 
     def fingerprint(self) -> str:
-        """A hash of what is trained on: two corpora with the same one are the same data in the same tokens."""
+        """A hash of the training data: corpora with the same fingerprint are the same text in the same tokens."""
         described = [(source.weight, list(source.hashes)) for source in self.sources]
         return hashlib.sha256(repr(described).encode()).hexdigest()[:16]
 
 
 def build_corpus(data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> Corpus:
-    """All sources of a recipe, tokenized in memory. Raises DataError where one holds nothing."""
+    """All sources of a recipe, tokenized in memory. Raises DataError where a source is empty."""
     sources = []
     with tqdm(unit="document", unit_scale=True, dynamic_ncols=True, leave=False, delay=2) as bar:
         encoder = StreamEncoder(tokenizer.tokenizer, tokenizer.separator, tokenizer.chat_template, progress=bar.update)
@@ -100,7 +100,7 @@ def build_corpus(data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> Co
 
 
 def tokenizer_texts(data: DataSection, seed: int) -> Iterator[str]:
-    """What a tokenizer is trained on: of each source the first documents that are not held out."""
+    """The texts to train a tokenizer on: the first documents of each source that are not held out."""
     for source in data.all_sources:
         documents = split_documents(read_source(source, data, seed), data.held_out)
         learned = (document for document, is_held_out in documents if not is_held_out)
@@ -112,7 +112,7 @@ def tokenizer_texts(data: DataSection, seed: int) -> Iterator[str]:
 
 
 def chunks(source: SourceSection, data: DataSection, seed: int) -> Iterator[Chunk]:
-    """The documents of a source, split, in parts of about `CHUNK_CHARACTERS`; the same for the same source."""
+    """The documents of a source, split, in parts of about `CHUNK_CHARACTERS`; the same parts for the same source."""
     chunk: Chunk = []
     characters = 0
     for document, is_held_out in split_documents(read_source(source, data, seed), data.held_out):
@@ -126,7 +126,7 @@ def chunks(source: SourceSection, data: DataSection, seed: int) -> Iterator[Chun
 
 
 def encode_chunk(encoder: StreamEncoder, chunk: Chunk) -> tuple[Stream, Stream]:
-    """What a chunk's documents become: the stream to train on, and the one that is held out."""
+    """The streams of a chunk's documents: the one to train on, and the held-out one."""
     return (
         encoder.encode(document for document, is_held_out in chunk if not is_held_out),
         encoder.encode(document for document, is_held_out in chunk if is_held_out),
@@ -137,7 +137,7 @@ def assemble_corpus(sources: Sequence[TokenSource], data: DataSection, separator
     """A corpus of tokenized sources.
 
     Raises:
-        DataError: nothing is left to train on, less than one row is, or nothing is held out.
+        DataError: less than one row is left to train on, or no document is held out.
     """
     train_tokens = sum(source.train_tokens for source in sources)
     if train_tokens < data.context:
@@ -151,7 +151,7 @@ def assemble_corpus(sources: Sequence[TokenSource], data: DataSection, separator
 
 
 def _first(streams: Iterable[Stream], tokens: int) -> Iterator[Stream]:
-    """The beginnings of some streams, of about so many tokens in all."""
+    """The beginnings of some streams, of about `tokens` tokens in all."""
     for stream in streams:
         if tokens <= 0:
             return
@@ -162,10 +162,10 @@ def _first(streams: Iterable[Stream], tokens: int) -> Iterator[Stream]:
 
 
 def _true_loss(sources: Sequence[TokenSource]) -> float | None:
-    """The stories' entropy, in nats a token, where there is nothing else.
+    """The entropy of the stories in nats per token, where they are the only source.
 
-    What is predicted of a story is its tokens and its end. Their mean number over so many stories is the expected one
-    to less than a per mille.
+    The predictions of a story are its tokens and its end. Their mean number over all stories read estimates the
+    expected number to within 0.1 %.
     """
     if [source.name for source in sources] != [STORIES]:
         return None

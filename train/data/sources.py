@@ -1,11 +1,10 @@
-"""Documents from where they are: the built-in stories, text, JSONL and Parquet files, data sets on the Hub.
+"""Documents from sources: the built-in stories, text, JSONL and Parquet files, data sets on the Hub.
 
 A document is a text, or a conversation: a list of messages, each with `role` and `content`. Documents are read one
 after another, so a source may be larger than memory; only a text file that a regular expression cuts is read whole.
 Lines of text files end in a line feed, however the file ends them.
 
-Every reader is strict: what cannot be read, or lacks the field, is an error that names the file and the line. Knows no
-tokens.
+Every reader is strict: content that cannot be read, and a row without the field, are errors that name file and line.
 """
 
 from __future__ import annotations

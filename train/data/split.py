@@ -1,7 +1,7 @@
-"""Which documents are held out: a matter of each document alone, by a hash of what it says.
+"""Which documents are held out. The hash of a document's content decides, and nothing else.
 
-So the same document lies on the same side whatever else there is, in whatever order, and copies of a document never lie
-on both sides.
+Adding, removing or reordering documents therefore moves no other document between the sides, and copies of a document
+are always on the same side.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from train.errors import DataError
 
 
 def split_documents(documents: Iterable[Document], share: float) -> Iterator[tuple[Document, bool]]:
-    """Each document, and whether it is held out.
-
-    A text that is alone in its source is cut instead: its end is held out.
+    """Each document, and whether it is held out. If a source has a single text, the end of the text is held out.
 
     Args:
         documents: of one source.
-        share: of all documents that is held out, between 0 and 1.
+        share: the share of documents to hold out, between 0 and 1.
     """
     iterator = iter(documents)
     first = list(islice(iterator, 2))
@@ -34,7 +32,7 @@ def split_documents(documents: Iterable[Document], share: float) -> Iterator[tup
 
 
 def is_held_out(document: Document, share: float) -> bool:
-    """Whether the hash of a document, as a fraction of the largest, lies below the share."""
+    """Whether the hash of a document, as a fraction of the largest hash, lies below the share."""
     said = document if isinstance(document, str) else json.dumps(document, sort_keys=True, ensure_ascii=False)
     digest = hashlib.blake2b(said.encode(), digest_size=8).digest()
     return int.from_bytes(digest) < share * 2**64

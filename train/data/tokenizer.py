@@ -1,7 +1,7 @@
-"""Byte-level BPE tokenizers: train one, or take a ready one; save it so that transformers loads it.
+"""Byte-level BPE tokenizers: train one or load one, and save it so that transformers loads it.
 
-One special token stands between documents: `<|endoftext|>` in a tokenizer made here, which also begins every prompt and
-pads batches. A ready tokenizer keeps its own. Knows no model.
+One special token, the separator, stands between documents. In a tokenizer trained here it is `<|endoftext|>`, which
+also begins every prompt and is the padding token. A loaded tokenizer keeps its own special tokens.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE (as GPT-2's) of at most `vocab_size` tokens; `<|endoftext|>` is id 0.
+    """A byte-level BPE, as GPT-2's, of at most `vocab_size` tokens; `<|endoftext|>` has id 0.
 
-    Every text can be encoded, and decoding gives it back, for every byte is a token.
+    Every byte is a token, so every text can be encoded, and decoding restores it.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -39,7 +39,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    # A prompt is the beginning of a document, so it stands where documents begin: after the token.
+    # A prompt is the beginning of a document, so the separator precedes it.
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{END_OF_TEXT} $A", special_tokens=[(END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))]
     )
@@ -48,23 +48,23 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 @dataclass(frozen=True)
 class CorpusTokenizer:
-    """A tokenizer, the token that it puts between documents, and how it writes conversations, if it can."""
+    """A tokenizer with its separator and, for conversations, its chat template."""
 
     tokenizer: Tokenizer
     separator: str = END_OF_TEXT
     chat_template: ChatTemplate | None = None
-    folder: Path | None = None  # where a ready one's files are
+    folder: Path | None = None  # of a loaded one
 
     @classmethod
     def load(cls, path: str | Path, section: TokenizerSection = TokenizerSection()) -> CorpusTokenizer:  # noqa: B008 - frozen
-        """Read a `tokenizer.json`, or a folder that holds one and perhaps the files that go with it.
+        """Read a `tokenizer.json`, or a folder that holds one and perhaps its side files.
 
         Args:
             path: the file or the folder.
             section: may name the separator and a chat template.
 
         Raises:
-            DataError: it is missing or broken, or it has no such separator.
+            DataError: it is missing or broken, or has no such separator.
         """
         tokenizer = load_tokenizer(path)
         folder = Path(path) if Path(path).is_dir() else None
@@ -72,7 +72,7 @@ class CorpusTokenizer:
         separator = section.separator or _separator(tokenizer, settings)
         if separator is None or tokenizer.token_to_id(separator) is None:
             raise DataError(
-                f"{path} has no token {separator or END_OF_TEXT}; name the one that shall stand between documents as "
+                f"{path} has no token {separator or END_OF_TEXT}; name the token to put between documents as "
                 "tokenizer.separator"
             )
         return cls(tokenizer, separator, _chat_template(tokenizer, section, folder, settings), folder)
@@ -84,12 +84,12 @@ class CorpusTokenizer:
         return token_id
 
     def save(self, folder: str | Path, *, max_length: int, with_chat: bool = False) -> list[Path]:
-        """Write the files from which transformers' AutoTokenizer makes the same tokenizer; return their paths.
+        """Write the files from which transformers' AutoTokenizer makes the same tokenizer. Returns their paths.
 
         Args:
-            folder: made if need be.
-            max_length: the longest text, in tokens, that the model takes; a ready tokenizer's own settings stay.
-            with_chat: whether the chat template is written too: a model that has not learned it should have none.
+            folder: made if necessary.
+            max_length: the model's context in tokens; the settings of a loaded tokenizer are kept.
+            with_chat: whether to write the chat template too; a model that has not learned it should have none.
         """
         folder = Path(folder)
         with replacing_file(folder / TOKENIZER_FILE) as temporary:
@@ -117,7 +117,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def _settings(folder: Path | None) -> dict[str, Any]:
-    """What `tokenizer_config.json` says; nothing where there is none."""
+    """The contents of `tokenizer_config.json`; empty where there is none."""
     path = None if folder is None else folder / "tokenizer_config.json"
     if path is None or not path.is_file():
         return {}
@@ -131,7 +131,7 @@ def _settings(folder: Path | None) -> dict[str, Any]:
 
 
 def _separator(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> str | None:
-    """`<|endoftext|>` where the tokenizer has it, else its token for the beginning of a text, else that for its end."""
+    """`<|endoftext|>` where the tokenizer has it, else its bos token, else its eos token."""
     candidates = (END_OF_TEXT, *_special_tokens(settings).values())
     return next((token for token in candidates if tokenizer.token_to_id(token) is not None), None)
 
@@ -148,7 +148,7 @@ def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
 def _chat_template(
     tokenizer: Tokenizer, section: TokenizerSection, folder: Path | None, settings: Mapping[str, Any]
 ) -> ChatTemplate | None:
-    """The recipe's, or the tokenizer's own, or ChatML where the tokenizer has its tokens."""
+    """The recipe's template, or the tokenizer's own, or ChatML where the tokenizer has its tokens."""
     source: Any = settings.get("chat_template")
     if isinstance(source, list):  # several named templates
         source = next((entry.get("template") for entry in source if entry.get("name") == "default"), None)

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from runtime.errors import ChatTemplateError
 from train.data.chat import CHATML, ChatTemplate, encode_conversation, end_of_turn
 from train.data.streams import StreamEncoder
 from train.data.tokenizer import CorpusTokenizer
@@ -138,7 +139,6 @@ def test_the_end_of_a_turn_is_found(smollm2, chatml):
 @pytest.mark.parametrize(
     ("source", "complaint"),
     [
-        ("{% for m in messages %}", "does not parse"),
         ("{{ messages[99].content.x.y }}", "the chat template fails on"),
         ("{{ raise_exception('no system') }}", "no system"),
         ("{% for m in messages %}{{ m.role }}{% endfor %}{{ messages | length }}", "does not continue its own prompt"),
@@ -148,6 +148,27 @@ def test_the_end_of_a_turn_is_found(smollm2, chatml):
 def test_a_template_that_will_not_do_is_an_error(smollm2, source, complaint):
     with pytest.raises(DataError, match=complaint):
         encode_conversation(smollm2.tokenizer, template(source), TURNS)
+
+
+def test_a_template_that_does_not_parse_is_an_error(smollm2):
+    with pytest.raises(ChatTemplateError, match="does not parse"):
+        encode_conversation(smollm2.tokenizer, template("{% for m in messages %}"), TURNS)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 'a' * 20000000000 }}",
+        "{% set ns = namespace(s='a') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}",
+        "{{ '%99999999999d' % 1 }}",
+    ],
+    ids=["loops", "product", "doubling", "format"],
+)
+def test_a_template_without_bounds_is_one_clear_error(smollm2, source):
+    with pytest.raises(DataError, match=r"template (does too much work|makes something far too large)") as error:
+        encode_conversation(smollm2.tokenizer, template(source), TURNS)
+    assert "\n" not in str(error.value)
 
 
 def test_conversations_without_a_template_are_an_error(smollm2):

@@ -58,5 +58,5 @@ def test_a_tokenizer_without_the_end_of_text_is_refused(tmp_path):
     from tokenizers import Tokenizer, models
 
     Tokenizer(models.BPE()).save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(DataError, match=r"has no token <\|endoftext\|>; name the one"):
+    with pytest.raises(DataError, match=r"has no token <\|endoftext\|>; name the token"):
         CorpusTokenizer.load(tmp_path)
