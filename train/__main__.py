@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         help="files of text, JSON, CSV or Parquet, `stories`, or a recipe's TOML file",
     )
-    tokenizer.add_argument("--field", default="text", help="of JSONL and Parquet (default %(default)s)")
+    tokenizer.add_argument("--field", help="of files with fields (default: text)")
     tokenizer.add_argument("--out", type=Path, required=True, help="the folder for tokenizer.json and its side files")
     tokenizer.add_argument("--vocab-size", type=_positive, default=2048, help="tokens at most (default %(default)s)")
     tokenizer.add_argument(

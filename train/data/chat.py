@@ -10,7 +10,7 @@ text.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +20,11 @@ from tokenizers import Tokenizer
 
 from runtime.text.chat_template import _compile as compile_template
 from runtime.text.template_sandbox import render
-from train.data.sources import Conversation
+from train.data.documents import ASSISTANT, Conversation, Message
 from train.errors import DataError
 
-ASSISTANT = "assistant"
 CHATML = Path(__file__).parent / "chatml.jinja"
+EXCHANGE = [{"role": "user", "content": "Hi"}, {"role": ASSISTANT, "content": "Hello."}]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ChatTemplate:
     source: str
     tokens: Mapping[str, str]
 
-    def render(self, messages: Conversation, *, add_generation_prompt: bool = False) -> str:
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
         """The text of these messages.
 
         Raises:
@@ -54,7 +54,7 @@ class ChatTemplate:
         except Exception as error:  # noqa: BLE001 - a stranger's template may raise anything
             raise DataError(f"the chat template fails on {_shown(messages)}: {error}") from None
 
-    def learned_spans(self, messages: Conversation) -> tuple[str, list[tuple[int, int]]]:
+    def learned_spans(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
         """The text of a conversation, and the spans of characters [start, end) that the assistant says.
 
         Raises:
@@ -80,10 +80,10 @@ class ChatTemplate:
 
 
 def encode_conversation(
-    tokenizer: Tokenizer, template: ChatTemplate, messages: Conversation
+    tokenizer: Tokenizer, template: ChatTemplate, conversation: Conversation
 ) -> tuple[list[int], list[bool]]:
     """The token ids of a conversation, and whether each is learned."""
-    text, spans = template.learned_spans(messages)
+    text, spans = template.learned_spans(conversation.messages)
     encoding = tokenizer.encode(text, add_special_tokens=False)
     special = {token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     learned = [False] * len(encoding.ids)
@@ -98,16 +98,11 @@ def encode_conversation(
 
 def end_of_turn(tokenizer: Tokenizer, template: ChatTemplate) -> int | None:
     """The special token that ends the assistant's turn, if there is one."""
-    ids, learned = encode_conversation(tokenizer, template, list(_exchange()))
+    ids, learned = encode_conversation(tokenizer, template, Conversation(EXCHANGE))
     last = [token_id for token_id, is_learned in zip(ids, learned, strict=True) if is_learned][-1]
     return last if tokenizer.get_added_tokens_decoder().get(last) else None
 
 
-def _exchange() -> Iterator[dict[str, str]]:
-    yield {"role": "user", "content": "Hi"}
-    yield {"role": ASSISTANT, "content": "Hello."}
-
-
-def _shown(messages: Conversation) -> str:
-    text = json.dumps(messages, ensure_ascii=False)
+def _shown(messages: Sequence[Message]) -> str:
+    text = json.dumps(list(messages), ensure_ascii=False)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -29,11 +29,13 @@ class TokenizerSection:
 class SourceSection:
     """Where documents come from, and their share of the training tokens."""
 
-    path: str | None = None  # "stories", or a file: .jsonl and .parquet by field, anything else as UTF-8 text; .gz too
+    path: str | None = None  # "stories", or files: .jsonl, .json, .csv, .tsv, .parquet by field, others as text
     hub: str | None = None  # or a data set on the Hub, or a folder that `datasets` reads; it is streamed
     subset: str | None = None  # of a Hub data set
     split: str = "train"  # of a Hub data set
-    field: str = "text"  # where a row has its document: a text, or a list of chat messages
+    field: str | None = None  # where a row has its document, a text or a list of chat messages; default: "text"
+    prompt_field: str | None = None  # where a row has a prompt that precedes the document and is not learned
+    ignored_keys: tuple[str, ...] = ()  # keys of messages, and "tools" of rows, to train without
     separator: str = END_OF_TEXT  # the text between a text file's documents
     separator_pattern: str | None = None  # instead: a regular expression (multiline); its matches are dropped
     min_characters: int = 1  # shorter documents, such as tables of contents, are skipped
@@ -43,6 +45,7 @@ class SourceSection:
         require((self.path is None) != (self.hub is None), "a source needs one of path and hub")
         require(bool(self.path or self.hub), "a source's path or hub must not be empty")
         require(bool(self.separator), "a source's separator must not be empty")
+        require(self.field is not None or self.prompt_field is None, "a source's prompt_field needs its field")
         require(self.min_characters >= 1, "a source's min_characters must be at least 1")
         require(self.weight is None or 0 < self.weight < float("inf"), "a source's weight must be positive")
         try:

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from train.data.config import STORIES, DataSection, SourceSection
-from train.data.sources import Document, read_source
+from train.data.documents import Document, texts
+from train.data.sources import read_source
 from train.data.split import split_documents
 from train.data.stories import true_entropy
 from train.data.streams import Stream, StreamEncoder
@@ -66,8 +67,13 @@ class Corpus:
 
     @property
     def has_conversations(self) -> bool:
-        """Whether some tokens are read and not learned, as in conversations."""
-        return any(stream.learned is not None for source in self.sources for stream in source.train)
+        """Whether some documents are conversations: the separator after these, and no other, is not learned."""
+        return any(
+            not stream.learned[stream.tokens == self.separator].all()
+            for source in self.sources
+            for stream in source.train
+            if stream.learned is not None
+        )
 
     @property
     def held_out_tokens(self) -> int:
@@ -105,10 +111,7 @@ def tokenizer_texts(data: DataSection, seed: int) -> Iterator[str]:
         documents = split_documents(read_source(source, data, seed), data.held_out)
         learned = (document for document, is_held_out in documents if not is_held_out)
         for document in islice(learned, TOKENIZER_DOCUMENTS):
-            if isinstance(document, str):
-                yield document
-            else:
-                yield from (message["content"] for message in document)
+            yield from texts(document)
 
 
 def chunks(source: SourceSection, data: DataSection, seed: int) -> Iterator[Chunk]:
@@ -117,7 +120,7 @@ def chunks(source: SourceSection, data: DataSection, seed: int) -> Iterator[Chun
     characters = 0
     for document, is_held_out in split_documents(read_source(source, data, seed), data.held_out):
         chunk.append((document, is_held_out))
-        characters += _characters(document)
+        characters += len(document)
         if characters >= CHUNK_CHARACTERS:
             yield chunk
             chunk, characters = [], 0
@@ -172,7 +175,3 @@ def _true_loss(sources: Sequence[TokenSource]) -> float | None:
     streams = [*sources[0].train, *sources[0].held_out]
     documents = sum(len(stream.documents) for stream in streams)
     return true_entropy() * documents / sum(stream.predictions for stream in streams)
-
-
-def _characters(document: Document) -> int:
-    return len(document) if isinstance(document, str) else sum(len(message["content"]) for message in document)

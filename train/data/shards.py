@@ -66,7 +66,7 @@ class TokenFolder:
 
     def check(self, data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> None:
         """Raise DataError where the folder was made, or begun, from other text, with another tokenizer or split."""
-        found, wanted = _read_json(self._plan), _plan(data, tokenizer, seed)
+        found, wanted = _read_json(self._plan), json.loads(json.dumps(_plan(data, tokenizer, seed)))
         found_files, files = found.pop("file_bytes", {}), wanted.pop("file_bytes")
         differing = [key for key in wanted if found.get(key) != wanted[key]]
         differing += [name for name in files if found_files.get(name) != files[name]]  # those that still exist

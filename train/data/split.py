@@ -7,11 +7,10 @@ are always on the same side.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
-from train.data.sources import Document
+from train.data.documents import Document, identity
 from train.errors import DataError
 
 
@@ -33,14 +32,13 @@ def split_documents(documents: Iterable[Document], share: float) -> Iterator[tup
 
 def is_held_out(document: Document, share: float) -> bool:
     """Whether the hash of a document, as a fraction of the largest hash, lies below the share."""
-    said = document if isinstance(document, str) else json.dumps(document, sort_keys=True, ensure_ascii=False)
-    digest = hashlib.blake2b(said.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(identity(document).encode(), digest_size=8).digest()
     return int.from_bytes(digest) < share * 2**64
 
 
 def _cut(document: Document, share: float) -> Iterator[tuple[Document, bool]]:
     if not isinstance(document, str):
-        raise DataError("a single conversation cannot be cut into what is trained on and what is held out; add more")
+        raise DataError("a single conversation cannot be cut into a part to train on and a part to hold out; add more")
     cut = round(len(document) * (1 - share))
     parts = document[:cut], document[cut:]
     if not all(parts):

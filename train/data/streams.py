@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from train.data.chat import ChatTemplate, encode_conversation
-from train.data.sources import Document
+from train.data.documents import Completion, Conversation, Document
 from train.errors import DataError
 
 CHARACTERS_AT_ONCE = 1 << 20  # an encoding takes far more memory than its ids until its batch is done
@@ -31,9 +31,9 @@ class Stream:
     """Documents in one sequence of ids, in memory or mapped from files.
 
     tokens     uint16 or uint32 [tokens]; a separator first, last, and between documents
-    documents  int64 [documents, 2]: the first prediction of each, and the one after its last. A text's predictions
-               reach from the separator before it to the one after it; a conversation's from its first token to its
-               last, because its template decides how it begins and ends
+    documents  int64 [documents, 2]: the first prediction of each, and the one after its last. The predictions of a
+               text, and of a completion with its prompt, reach from the separator before it to the one after it; those
+               of a conversation from its first token to its last, because its template decides how it begins and ends
     learned    bool [tokens]: which tokens are learned; None where all are
     """
 
@@ -107,12 +107,13 @@ class StreamEncoder:
         """One stream of all documents, in order. A conversation in which nothing is learned is dropped."""
         tokens, learned = [np.array([self._separator], self._dtype)], [np.ones(1, np.bool_)]
         spans, length = [], 1
-        for ids, mask in self._encoded(documents):
-            if mask is not None and not any(mask[1:]):
+        for document, ids, mask in self._encoded(documents):
+            is_conversation = isinstance(document, Conversation)
+            if is_conversation and mask is not None and not any(mask):
                 continue
-            spans.append((length - 1, length + len(ids)) if mask is None else (length, length + len(ids) - 1))
+            spans.append((length, length + len(ids) - 1) if is_conversation else (length - 1, length + len(ids)))
             tokens.append(np.array([*ids, self._separator], self._dtype))
-            learned.append(np.ones(len(ids) + 1, np.bool_) if mask is None else np.array([*mask, False]))
+            learned.append(np.ones(len(ids) + 1, np.bool_) if mask is None else np.array([*mask, not is_conversation]))
             length += len(ids) + 1
         all_learned = np.concatenate(learned)
         return Stream(
@@ -121,20 +122,35 @@ class StreamEncoder:
             None if all_learned.all() else all_learned,
         )
 
-    def _encoded(self, documents: Iterable[Document]) -> Iterator[tuple[list[int], list[bool] | None]]:
-        """The ids of each document, and for a conversation its mask."""
+    def _encoded(self, documents: Iterable[Document]) -> Iterator[tuple[Document, list[int], list[bool] | None]]:
+        """Each document with its ids, and whether each of these is learned; None where all are."""
         for several in _groups(documents):
             texts = [document for document in several if isinstance(document, str)]
             encodings = iter(self._plain.encode_batch_fast(texts, add_special_tokens=False))
             for document in several:
                 if isinstance(document, str):
-                    yield next(encodings).ids, None
+                    yield document, next(encodings).ids, None
+                elif isinstance(document, Completion):
+                    yield document, *self._encoded_completion(document)
                 elif self._chat_template is None:
-                    raise DataError("there are conversations but no chat template: set tokenizer.chat_template")
+                    raise DataError(
+                        f"{document.where}: there are conversations but no chat template: set tokenizer.chat_template"
+                    )
                 else:
                     ids, mask = encode_conversation(self._tokenizer, self._chat_template, document)
-                    yield ids, [False, *mask[1:]]
+                    yield document, ids, [False, *mask[1:]]
             self._progress(len(several))
+
+    def _encoded_completion(self, document: Completion) -> tuple[list[int], list[bool]]:
+        """The tokens of the prompt as the model will be given them, and those that continue it."""
+        prompt, whole = (
+            self._plain.encode(text, add_special_tokens=False).ids
+            for text in (document.prompt, document.prompt + document.text)
+        )
+        completion = whole[len(prompt) :]
+        if whole[: len(prompt)] != prompt:  # a token spans the border
+            completion = self._plain.encode(document.text, add_special_tokens=False).ids
+        return [*prompt, *completion], [False] * len(prompt) + [True] * len(completion)
 
 
 def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:

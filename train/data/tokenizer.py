@@ -105,15 +105,22 @@ class CorpusTokenizer:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Read a `tokenizer.json`, or the one in a folder. Raises DataError where it is missing or broken."""
+    """Read a `tokenizer.json`, or the one in a folder, without the truncation and padding that it may store.
+
+    Raises:
+        DataError: it is missing or broken.
+    """
     path = Path(path)
     path = path / TOKENIZER_FILE if path.is_dir() else path
     if not path.is_file():
         raise DataError(f"there is no tokenizer {path}; make one with: python -m train tokenizer")
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # noqa: BLE001 - the tokenizers library raises bare Exception
         raise DataError(f"{path} is not a tokenizer.json: {error}") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _settings(folder: Path | None) -> dict[str, Any]:
