@@ -37,16 +37,20 @@ def tokenize(arguments: Namespace) -> int:
     """Tokenize a recipe's sources into shards."""
     from train.config import read_recipe
     from train.data.shards import TokenFolder
+    from train.data.streams import Skipped
     from train.setup import make_tokenizer
 
     recipe = read_recipe(arguments.recipe, [*arguments.set, f"data.tokens={json.dumps(str(arguments.out))}"])
     folder = TokenFolder(arguments.out)
     folder.make(recipe.data, make_tokenizer(recipe), recipe.run.seed, workers=arguments.workers)
     sources = [
-        {key: source[key] for key in ("name", "documents", "train_tokens")} for source in folder.index()["sources"]
+        {key: source[key] for key in ("name", "documents", "train_tokens", "skipped")}
+        for source in folder.index()["sources"]
     ]
     for source in sources:
         _say(f"{source['name']}: {source['documents']:,} documents, {source['train_tokens']:,} tokens to train on")
+        if source["skipped"]["count"]:
+            _say(f"warning: {source['name']}: {Skipped(**source['skipped'])}")
     _say(f"train on them with: --set data.tokens={folder.path}")
     if arguments.json:
         _print_json({"folder": str(folder.path), "sources": sources})

@@ -101,6 +101,9 @@ def _assemble(recipe: Recipe, folder: RunFolder, ranks: Ranks, tokenizer: Corpus
             f"data.context {context} exceeds the model's {model.config.max_position_embeddings} positions"
         )
     corpus = make_corpus(recipe, tokenizer, ranks)
+    for source in corpus.sources:
+        if source.skipped.count:
+            ranks.print_rank0(f"warning: {source.name}: {source.skipped}")
     model.config = _with_special_tokens(model.config, tokenizer, corpus)
     if recipe.lora is not None:
         add_adapters(model, recipe.lora)

@@ -65,7 +65,9 @@ class Batches:
         self._rows = [RowDataset(source.train, data.context, data.rows) for source in sources]
         for source, rows in zip(sources, self._rows, strict=True):
             if not len(rows):
-                raise DataError(f"{source.name} has nothing to train on: all of its documents are held out or empty")
+                raise DataError(
+                    f"{source.name} has nothing to train on: all of its documents are held out, empty or skipped"
+                )
         self._order = Mixture(_counts(self._rows), _draws(sources, self._rows), seed)
         self._batch_size = data.batch_size
         self._isolated = data.rows == ISOLATED

@@ -10,6 +10,7 @@ from train.errors import require
 STORIES = "stories"
 END_OF_TEXT = "<|endoftext|>"
 PACKED, DOCUMENT, ISOLATED = "packed", "document", "isolated"
+SKIP, LAST_TURN, STOP = "skip", "last_turn", "stop"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,10 @@ class DataSection:
     batch_size: int = 4  # rows per step
     rows: str = PACKED  # or "document": one document per row; or "isolated": packed, attention within a document
 
+    # Where the assistant's words in a conversation cannot be told exactly: "skip" and count it; learn its "last_turn"
+    # alone, and skip it where that cannot be told either; or "stop" with an error.
+    on_unmaskable: str = SKIP
+
     def __post_init__(self) -> None:
         require(self.source is None or not self.sources, "data has both source and sources; keep one")
         require(self.documents >= 2, "data.documents must be at least 2, one to train on and one to hold out")
@@ -84,6 +89,10 @@ class DataSection:
         require(
             self.rows in (PACKED, DOCUMENT, ISOLATED),
             f"data.rows must be {PACKED}, {DOCUMENT} or {ISOLATED}, not {self.rows!r}",
+        )
+        require(
+            self.on_unmaskable in (SKIP, LAST_TURN, STOP),
+            f"data.on_unmaskable must be {SKIP}, {LAST_TURN} or {STOP}, not {self.on_unmaskable!r}",
         )
         weighted = sum(source.weight is not None for source in self.sources)
         require(weighted in (0, len(self.sources)), "of data.sources all have a weight, or none")

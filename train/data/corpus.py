@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,7 +15,7 @@ from train.data.documents import Document, texts
 from train.data.sources import read_source
 from train.data.split import split_documents
 from train.data.stories import true_entropy
-from train.data.streams import Stream, StreamEncoder
+from train.data.streams import NONE_SKIPPED, Skipped, Stream, StreamEncoder
 from train.data.tokenizer import CorpusTokenizer
 from train.errors import DataError
 
@@ -40,6 +40,7 @@ class TokenSource:
     train: Sequence[Stream]
     held_out: Sequence[Stream]
     hashes: Sequence[str]
+    skipped: Skipped = NONE_SKIPPED
 
     @property
     def train_tokens(self) -> int:
@@ -96,13 +97,28 @@ def build_corpus(data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> Co
     """All sources of a recipe, tokenized in memory. Raises DataError where a source is empty."""
     sources = []
     with tqdm(unit="document", unit_scale=True, dynamic_ncols=True, leave=False, delay=2) as bar:
-        encoder = StreamEncoder(tokenizer.tokenizer, tokenizer.separator, tokenizer.chat_template, progress=bar.update)
+        encoder = make_encoder(tokenizer, data.on_unmaskable, progress=bar.update)
         for section in data.all_sources:
             bar.set_description(section.name, refresh=False)
             train, held_out = zip(*(encode_chunk(encoder, chunk) for chunk in chunks(section, data, seed)), strict=True)
             hashes = [stream.sha256() for stream in train]
-            sources.append(TokenSource(section.name, section.weight, train, held_out, hashes))
+            sources.append(
+                TokenSource(section.name, section.weight, train, held_out, hashes, skipped=encoder.pop_skipped())
+            )
     return assemble_corpus(sources, data, tokenizer.separator_id)
+
+
+def make_encoder(
+    tokenizer: CorpusTokenizer, on_unmaskable: str, *, progress: Callable[[int], object] = lambda _: None
+) -> StreamEncoder:
+    """The encoder of a corpus."""
+    return StreamEncoder(
+        tokenizer.tokenizer,
+        tokenizer.separator,
+        tokenizer.chat_template,
+        on_unmaskable=on_unmaskable,
+        progress=progress,
+    )
 
 
 def tokenizer_texts(data: DataSection, seed: int) -> Iterator[str]:
@@ -144,7 +160,9 @@ def assemble_corpus(sources: Sequence[TokenSource], data: DataSection, separator
     """
     train_tokens = sum(source.train_tokens for source in sources)
     if train_tokens < data.context:
-        raise DataError(f"the data hold {train_tokens:,} tokens to train on, less than one row of {data.context}")
+        skipped = sum((source.skipped for source in sources), NONE_SKIPPED)
+        why = f"; {skipped}" if skipped.count else ""
+        raise DataError(f"the data hold {train_tokens:,} tokens to train on, less than one row of {data.context}{why}")
     with_held_out = [source for source in sources if any(len(stream.documents) for stream in source.held_out)]
     if not with_held_out:
         raise DataError(f"no document is held out at a share of {data.held_out}: raise data.held_out, or add documents")

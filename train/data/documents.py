@@ -163,7 +163,8 @@ def _message(value: Any, ignored: frozenset[str], where: str) -> Message:
         raise DataError(f"{where} is neither a text nor a list of messages: it holds {_shown(value)}")
     if _depth(value) > DEEPEST:
         raise DataError(f"{where}: a message is nested too deeply")
-    message = {key: entry for key, entry in value.items() if entry is not None and key not in ignored}
+    present = {key: entry for key, entry in value.items() if entry is not None}
+    message = {key: entry for key, entry in present.items() if key not in ignored}
     if "role" not in message and "from" in message:
         message = _from_sharegpt(message, where)
     if not isinstance(message.get("role"), str):
@@ -172,6 +173,8 @@ def _message(value: Any, ignored: frozenset[str], where: str) -> Message:
         message["content"] = _joined(message["content"], where)
     if not isinstance(message.get("content", ""), str) or message.keys() <= {"role"}:
         raise DataError(f"{where}: a message's content is neither a text nor a list of text parts: {_shown(value)}")
+    if not message.get("content") and present.keys() & ignored and message["role"] == ASSISTANT:
+        message["weight"] = 0  # without the tool calls, say, that are ignored it would teach to say nothing
     return message
 
 

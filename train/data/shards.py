@@ -24,15 +24,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from model.files import replacing_file, write_json
-from train.data.chat import ChatTemplate
 from train.data.config import STORIES, DataSection
-from train.data.corpus import CHUNK_CHARACTERS, Chunk, Corpus, TokenSource, assemble_corpus, chunks, encode_chunk
+from train.data.corpus import (
+    CHUNK_CHARACTERS,
+    Chunk,
+    Corpus,
+    TokenSource,
+    assemble_corpus,
+    chunks,
+    encode_chunk,
+    make_encoder,
+)
 from train.data.sources import source_files
-from train.data.streams import Stream, StreamEncoder
+from train.data.streams import NONE_SKIPPED, Skipped, Stream, StreamEncoder
 from train.data.tokenizer import CorpusTokenizer
 from train.errors import DataError
 
@@ -101,7 +108,7 @@ class TokenFolder:
             return
         self._shards.mkdir(exist_ok=True)
         with tqdm(unit="document", unit_scale=True, dynamic_ncols=True, disable=not progress) as bar:
-            _encode_all(self._tasks(data, seed, bar), tokenizer, workers, bar)
+            _encode_all(self._tasks(data, seed, bar), tokenizer, data.on_unmaskable, workers, bar)
         write_json(self._index, self._summary(data))
 
     def _tasks(self, data: DataSection, seed: int, bar: tqdm[Any]) -> Iterator[tuple[Path, Chunk]]:
@@ -120,11 +127,12 @@ class TokenFolder:
         for place, source in enumerate(data.all_sources):
             records = [_read_json(path) for path in sorted(self._shards.glob(f"{place:03}-*.json"))]
             totals = {key: sum(record[key] for record in records) for key in ("documents", "train_tokens")}
-            sources.append({"name": source.name, **totals, "shards": records})
+            skipped = sum((Skipped(**record["skipped"]) for record in records), NONE_SKIPPED)
+            sources.append({"name": source.name, **totals, "skipped": dataclasses.asdict(skipped), "shards": records})
         return {"format": FORMAT, "sources": sources}
 
     def index(self) -> Record:
-        """The index of the folder: `sources`, each with `name`, `documents`, `train_tokens` and its `shards`."""
+        """The index of the folder: `sources`, each with `name`, `documents`, `train_tokens`, `skipped`, `shards`."""
         return _read_json(self._index)
 
     def corpus(self, data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> Corpus:
@@ -134,7 +142,8 @@ class TokenFolder:
         for section, found in zip(data.all_sources, self.index()["sources"], strict=True):
             streams = {side: [self._stream(record, side) for record in found["shards"]] for side in SIDES}
             hashes = [record["train"]["sha256"] for record in found["shards"]]
-            sources.append(TokenSource(section.name, section.weight, **streams, hashes=hashes))
+            skipped = Skipped(**found["skipped"])
+            sources.append(TokenSource(section.name, section.weight, **streams, hashes=hashes, skipped=skipped))
         return assemble_corpus(sources, data, tokenizer.separator_id)
 
     def _stream(self, record: Record, side: str) -> Stream:
@@ -169,22 +178,23 @@ def _plan(data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> Record:
         "chunk_characters": CHUNK_CHARACTERS,
         "tokenizer_sha256": hashlib.sha256(tokenizer.tokenizer.to_str().encode()).hexdigest(),
         "separator": tokenizer.separator,
+        "on_unmaskable": data.on_unmaskable,
         "chat_template_sha256": template and hashlib.sha256(template.source.encode()).hexdigest(),
     }
 
 
-def _encode_all(tasks: Iterator[tuple[Path, Chunk]], tokenizer: CorpusTokenizer, workers: int, bar: tqdm[Any]) -> None:
+def _encode_all(
+    tasks: Iterator[tuple[Path, Chunk]], tokenizer: CorpusTokenizer, on_unmaskable: str, workers: int, bar: tqdm[Any]
+) -> None:
     """Write each shard, in this process or in workers."""
-    template = tokenizer.chat_template
     if workers == 1:
-        encoder = StreamEncoder(tokenizer.tokenizer, tokenizer.separator, template, progress=bar.update)
+        encoder = make_encoder(tokenizer, on_unmaskable, progress=bar.update)
         for task in tasks:
             _write_shard(encoder, *task)
         return
     # Processes, because threads would share one interpreter; spawned, because a fork copies the threads' locks.
     context = get_context("spawn")
-    parts = (tokenizer.tokenizer.to_str(), tokenizer.separator, template)
-    with ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=parts) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=(tokenizer, on_unmaskable)) as pool:
         pending: set[Future[int]] = set()
         for task in tasks:
             pending.add(pool.submit(_work, *task))
@@ -197,10 +207,10 @@ def _encode_all(tasks: Iterator[tuple[Path, Chunk]], tokenizer: CorpusTokenizer,
 _ENCODERS: list[StreamEncoder] = []  # of a worker process
 
 
-def _begin_worker(tokenizer: str, separator: str, template: ChatTemplate | None) -> None:
+def _begin_worker(tokenizer: CorpusTokenizer, on_unmaskable: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent; a worker finishes its shard
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes use all cores already
-    _ENCODERS.append(StreamEncoder(Tokenizer.from_str(tokenizer), separator, template))
+    _ENCODERS.append(make_encoder(tokenizer, on_unmaskable))
 
 
 def _work(shard: Path, chunk: Chunk) -> int:
@@ -226,6 +236,7 @@ def _write_shard(encoder: StreamEncoder, shard: Path, chunk: Chunk) -> None:
             "sha256": stream.sha256(),
         }
     record["train_tokens"] = record["train"]["tokens"]
+    record["skipped"] = dataclasses.asdict(encoder.pop_skipped())
     write_json(shard.with_suffix(".json"), record)
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from train.data.chat import ChatTemplate, encode_conversation
+from train.data.chat import ChatTemplate, UnmaskableError, encode_conversation
+from train.data.config import STOP
 from train.data.documents import Completion, Conversation, Document
 from train.errors import DataError
 
@@ -77,6 +78,26 @@ class Stream:
             yield ids[int(ids[0] == separator) : len(ids) - int(ids[-1] == separator)].tolist()
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """Conversations that were left out, because what to learn of them could not be told exactly."""
+
+    count: int = 0
+    first: str = ""  # the reason for the first one, which names its row
+
+    def __add__(self, other: Skipped) -> Skipped:
+        return Skipped(self.count + other.count, self.first or other.first)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.count:,} conversations were skipped (data.on_unmaskable says what becomes of them); the first: "
+            f"{self.first}"
+        )
+
+
+NONE_SKIPPED = Skipped()
+
+
 class StreamEncoder:
     """Makes streams of documents.
 
@@ -84,6 +105,7 @@ class StreamEncoder:
         tokenizer: contains the separator.
         separator: the token between documents.
         chat_template: for conversations, which are an error without it.
+        on_unmaskable: what becomes of a conversation that cannot be masked exactly (`DataSection.on_unmaskable`).
         progress: called with the number of documents done since the last call.
     """
 
@@ -93,6 +115,7 @@ class StreamEncoder:
         separator: str,
         chat_template: ChatTemplate | None = None,
         *,
+        on_unmaskable: str = STOP,
         progress: Callable[[int], object] = lambda _: None,
     ) -> None:
         self._tokenizer = tokenizer
@@ -100,7 +123,9 @@ class StreamEncoder:
         self._plain.encode_special_tokens = True  # no text can contain a separator
         self._separator = tokenizer.token_to_id(separator)
         self._chat_template = chat_template
+        self._on_unmaskable = on_unmaskable
         self._progress = progress
+        self._skipped = NONE_SKIPPED
         self._dtype = np.uint16 if max(tokenizer.get_vocab().values()) < 1 << 16 else np.uint32
 
     def encode(self, documents: Iterable[Document]) -> Stream:
@@ -122,6 +147,11 @@ class StreamEncoder:
             None if all_learned.all() else all_learned,
         )
 
+    def pop_skipped(self) -> Skipped:
+        """The conversations skipped since the last call."""
+        skipped, self._skipped = self._skipped, NONE_SKIPPED
+        return skipped
+
     def _encoded(self, documents: Iterable[Document]) -> Iterator[tuple[Document, list[int], list[bool] | None]]:
         """Each document with its ids, and whether each of these is learned; None where all are."""
         for several in _groups(documents):
@@ -136,10 +166,22 @@ class StreamEncoder:
                     raise DataError(
                         f"{document.where}: there are conversations but no chat template: set tokenizer.chat_template"
                     )
-                else:
-                    ids, mask = encode_conversation(self._tokenizer, self._chat_template, document)
-                    yield document, ids, [False, *mask[1:]]
+                elif encoded := self._encoded_conversation(document, self._chat_template):
+                    yield document, *encoded
             self._progress(len(several))
+
+    def _encoded_conversation(
+        self, conversation: Conversation, template: ChatTemplate
+    ) -> tuple[list[int], list[bool]] | None:
+        """The ids of a conversation, and whether each is learned; None where it is skipped."""
+        try:
+            ids, mask = encode_conversation(self._tokenizer, template, conversation, on_unmaskable=self._on_unmaskable)
+        except UnmaskableError as error:
+            if self._on_unmaskable == STOP:
+                raise
+            self._skipped += Skipped(1, str(error))
+            return None
+        return ids, [False, *mask[1:]]
 
     def _encoded_completion(self, document: Completion) -> tuple[list[int], list[bool]]:
         """The tokens of the prompt as the model will be given them, and those that continue it."""

@@ -16,6 +16,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from model.files import replacing_file, write_json, write_text
+from runtime.text.special_tokens import read_special_tokens
 from train.data.chat import CHATML, ChatTemplate
 from train.data.config import END_OF_TEXT, TokenizerSection
 from train.errors import DataError
@@ -69,13 +70,14 @@ class CorpusTokenizer:
         tokenizer = load_tokenizer(path)
         folder = Path(path) if Path(path).is_dir() else None
         settings = _settings(folder)
-        separator = section.separator or _separator(tokenizer, settings)
+        special_tokens = {} if folder is None else read_special_tokens(folder)
+        separator = section.separator or _separator(tokenizer, special_tokens)
         if separator is None or tokenizer.token_to_id(separator) is None:
             raise DataError(
                 f"{path} has no token {separator or END_OF_TEXT}; name the token to put between documents as "
                 "tokenizer.separator"
             )
-        return cls(tokenizer, separator, _chat_template(tokenizer, section, folder, settings), folder)
+        return cls(tokenizer, separator, _chat_template(tokenizer, section, folder, settings, special_tokens), folder)
 
     @property
     def separator_id(self) -> int:
@@ -137,23 +139,19 @@ def _settings(folder: Path | None) -> dict[str, Any]:
     return settings
 
 
-def _separator(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> str | None:
+def _separator(tokenizer: Tokenizer, special_tokens: Mapping[str, str]) -> str | None:
     """`<|endoftext|>` where the tokenizer has it, else its bos token, else its eos token."""
-    candidates = (END_OF_TEXT, *_special_tokens(settings).values())
+    named = (special_tokens.get(name) for name in ("bos_token", "eos_token", "pad_token"))
+    candidates = (END_OF_TEXT, *filter(None, named))
     return next((token for token in candidates if tokenizer.token_to_id(token) is not None), None)
 
 
-def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
-    tokens = {name: settings.get(name) for name in ("bos_token", "eos_token", "pad_token")}
-    return {
-        name: str(token.get("content", "") if isinstance(token, dict) else token)
-        for name, token in tokens.items()
-        if token
-    }
-
-
 def _chat_template(
-    tokenizer: Tokenizer, section: TokenizerSection, folder: Path | None, settings: Mapping[str, Any]
+    tokenizer: Tokenizer,
+    section: TokenizerSection,
+    folder: Path | None,
+    settings: Mapping[str, Any],
+    special_tokens: Mapping[str, str],
 ) -> ChatTemplate | None:
     """The recipe's template, or the tokenizer's own, or ChatML where the tokenizer has its tokens."""
     source: Any = settings.get("chat_template")
@@ -165,7 +163,7 @@ def _chat_template(
         source = _template_text(Path(section.chat_template))
     elif source is None and all(tokenizer.token_to_id(token) is not None for token in ("<|im_start|>", "<|im_end|>")):
         source = _template_text(CHATML)
-    return None if source is None else ChatTemplate(source, _special_tokens(settings))
+    return None if source is None else ChatTemplate(source, special_tokens)
 
 
 def _template_text(path: Path) -> str:

@@ -1,8 +1,5 @@
 """The loss mask as a law: what is learned is what the assistant says, its end of turn in, and nothing else."""
 
-import json
-import shutil
-
 import pytest
 
 from runtime.errors import ChatTemplateError
@@ -99,23 +96,6 @@ def test_the_mask_is_the_one_that_transformers_makes(smollm2, shared_data):
     assert [int(is_learned) for is_learned in learned] == encoded["assistant_masks"]
 
 
-@pytest.mark.parametrize("source", [CHATML.read_text(), SMOLLM2, LLAMA2], ids=["chatml", "smollm2", "llama2"])
-def test_the_runtime_renders_the_same_text(source, tiny_bundle, tmp_path):
-    from runtime.bundle import Bundle
-    from runtime.text.chat_template import ChatTemplate as RuntimeTemplate
-
-    folder = tmp_path / "bundle"
-    shutil.copytree(tiny_bundle, folder)
-    (folder / "chat_template.jinja").write_text(source)
-    theirs = RuntimeTemplate(Bundle.open(folder))
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    tokens = {name: settings[name] for name in ("bos_token", "eos_token", "pad_token") if settings.get(name)}
-    for prompt in (False, True):
-        assert theirs.render(TURNS, add_generation_prompt=prompt) == template(source, **tokens).render(
-            TURNS, add_generation_prompt=prompt
-        )
-
-
 def test_a_stream_learns_the_assistants_tokens_alone(smollm2, chatml):
     encoder = StreamEncoder(smollm2.tokenizer, smollm2.separator, chatml)
     stream = encoder.encode(["A text.", Conversation(TURNS), "Another."])
@@ -140,10 +120,10 @@ def test_the_end_of_a_turn_is_found(smollm2, chatml):
 @pytest.mark.parametrize(
     ("source", "complaint"),
     [
-        ("{{ messages[99].content.x.y }}", "the chat template fails on"),
+        ("{{ messages[99].content.x.y }}", "the chat template fails on these messages"),
         ("{{ raise_exception('no system') }}", "no system"),
         ("{% for m in messages %}{{ m.role }}{% endfor %}{{ messages | length }}", "does not continue its own prompt"),
-        ("{{ ().__class__.__bases__ }}", "the chat template fails on"),
+        ("{{ ().__class__.__bases__ }}", "which it may not"),
     ],
 )
 def test_a_template_that_will_not_do_is_an_error(smollm2, source, complaint):
