@@ -1,10 +1,10 @@
-"""How fast we train, in pairs: our loop, a plain loop in nanoGPT's style, and transformers' Trainer, on one shape.
+"""Training speed in pairs: our loop, a plain loop in nanoGPT's style, and transformers' Trainer, on one shape.
 
     python -m benchmarks.training --preset tiny --rows 10 --context 256
     python -m benchmarks.training --overrides '{"vocab_size": 49152, "hidden_size": 192}' --rows 4
 
-Each takes the same number of steps on the same random tokens, in turn, round after round, in one process; what is told
-is the ratio of each round, its median and its range. The Trainer needs accelerate: pip install --no-deps accelerate.
+Each takes the same number of steps on the same random tokens, in turn, round after round, in one process. The output is
+the ratio of each round, its median and its range. The Trainer needs accelerate: pip install --no-deps accelerate.
 
 The plain loop is what nanoGPT's train.py does (github.com/karpathy/nanoGPT): all logits at once, F.cross_entropy, fused
 AdamW, clipped gradients. It trains our model; the Trainer trains transformers' LlamaForCausalLM with its own optimizer.
@@ -31,15 +31,15 @@ from train.data.batches import Batches
 from train.data.config import DataSection
 from train.data.corpus import Corpus, TokenSource
 from train.data.streams import Stream
-from train.distributed.parallel import place
+from train.distributed.parallel import parallelize
 from train.distributed.ranks import Ranks
 from train.loop import training_step
 from train.loss import NextTokenLoss
 from train.optimizer import build_optimizers
 from train.run.folder import RunFolder
-from train.setup import Run
+from train.run.run import Run
 
-Steps = Callable[[int], None]  # takes so many steps
+Steps = Callable[[int], None]  # takes this number of steps
 OPTIMIZER = OptimizerSection(lr=1e-3)
 
 
@@ -53,7 +53,7 @@ def ours(config: ModelConfig, stream: Tensor, rows: int, context: int, machine: 
         machine=machine,
     )
     model = TransformerModel(config)
-    loss = place(NextTokenLoss(model), machine, Ranks())
+    loss = parallelize(NextTokenLoss(model), machine, Ranks())
     ids = stream.numpy().astype(np.uint16)
     everything = Stream(ids, np.array([[0, len(ids) - 1]]))
     source = TokenSource("random", None, [everything], [], [])
@@ -73,7 +73,7 @@ def ours(config: ModelConfig, stream: Tensor, rows: int, context: int, machine: 
 
 
 def plain(config: ModelConfig, stream: Tensor, rows: int, context: int) -> Steps:
-    """What one writes without thinking of memory."""
+    """The direct loop, without regard to memory."""
     model = TransformerModel(config)
     matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]

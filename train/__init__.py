@@ -1,1 +1,1 @@
-"""Training: from text to a checkpoint folder. Knows `model`; knows no ONNX. `python -m train --help`."""
+"""Training: from text to a checkpoint folder. `python -m train --help` lists the commands."""

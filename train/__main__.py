@@ -1,4 +1,4 @@
-"""The command line of `train`. Built without torch, so that `--help` answers at once."""
+"""The command line of `train`. Importing it loads no torch, so `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from runtime.cli.command_line import run_to_exit_code
 from train import commands
 
 
@@ -26,20 +27,24 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a recipe's value"
     )
-    run.add_argument("--overwrite", action="store_true", help="delete the run that stands at --out")
+    run.add_argument("--overwrite", action="store_true", help="delete the run at --out first")
 
     resume = _command(subparsers, commands.resume, "python -m train resume runs/stories")
     resume.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     resume.add_argument(
-        "--set", action="append", default=[], metavar="machine.KEY=VALUE", help="use the machine in another way"
+        "--set",
+        action="append",
+        default=[],
+        metavar="machine.KEY=VALUE",
+        help="override a value",
     )
 
     for command in (run, resume):
-        command.add_argument("--stop-at", type=_positive, metavar="STEP", help="save and end there; resume goes on")
+        command.add_argument("--stop-at", type=_positive, metavar="STEP", help="stop after this step, saved")
 
     tokenize = _command(subparsers, commands.tokenize, "python -m train tokenize my.toml --out tokens/my --workers 8")
     tokenize.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of a recipe in train/recipes")
-    tokenize.add_argument("--out", type=Path, required=True, help="the folder to make, or to go on with")
+    tokenize.add_argument("--out", type=Path, required=True, help="the folder to make, or to complete")
     tokenize.add_argument("--workers", type=_positive, default=1, help="processes (default %(default)s)")
     tokenize.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a recipe's value"
@@ -52,10 +57,10 @@ def build_parser() -> argparse.ArgumentParser:
         "source",
         metavar="SOURCE",
         nargs="+",
-        help="files of text, JSONL or Parquet, `stories`, or a recipe's TOML file",
+        help="files of text, JSON, CSV or Parquet, `stories`, or a recipe's TOML file",
     )
-    tokenizer.add_argument("--field", default="text", help="of JSONL and Parquet (default %(default)s)")
-    tokenizer.add_argument("--out", type=Path, required=True, help="the folder to write tokenizer.json and its kin to")
+    tokenizer.add_argument("--field", help="of files with fields (default: text)")
+    tokenizer.add_argument("--out", type=Path, required=True, help="the folder for tokenizer.json and its side files")
     tokenizer.add_argument("--vocab-size", type=_positive, default=2048, help="tokens at most (default %(default)s)")
     tokenizer.add_argument(
         "--max-length", type=_positive, default=256, help="the model's context (default %(default)s)"
@@ -91,19 +96,17 @@ def _positive(text: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; a user's mistake is one line on stderr and exit code 1."""
+    """Run one command and return its exit code: `run_to_exit_code`'s, or 128 + the signal that stopped a run."""
     arguments = build_parser().parse_args(argv)
     from model.errors import ModelError
 
-    try:
-        code: int = arguments.function(arguments)
-    except (ModelError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return commands.INTERRUPTED
-    return code
+    code = 0
+
+    def command() -> None:
+        nonlocal code
+        code = arguments.function(arguments)
+
+    return run_to_exit_code(command, user_errors=(ModelError,)) or code
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What each command of `python -m train` does. Heavy imports wait until a command needs them."""
+"""The commands of `python -m train`. Each imports what it needs, so that `--help` loads no torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from train.data.config import DataSection, TokenizerSection
-    from train.setup import Run
-
-INTERRUPTED = 128 + signal.SIGINT  # what a shell says of a process that a signal ended
+    from train.run.run import Run
 
 
 def run(arguments: Namespace) -> int:
@@ -28,7 +26,7 @@ def run(arguments: Namespace) -> int:
 
 
 def resume(arguments: Namespace) -> int:
-    """Go on with a run that was stopped."""
+    """Continue a run that was stopped."""
     from train.run.folder import RunFolder
     from train.setup import resume_run
 
@@ -36,19 +34,23 @@ def resume(arguments: Namespace) -> int:
 
 
 def tokenize(arguments: Namespace) -> int:
-    """Make token shards of a recipe's sources."""
+    """Tokenize a recipe's sources into shards."""
     from train.config import read_recipe
     from train.data.shards import TokenFolder
+    from train.data.streams import Skipped
     from train.setup import make_tokenizer
 
     recipe = read_recipe(arguments.recipe, [*arguments.set, f"data.tokens={json.dumps(str(arguments.out))}"])
     folder = TokenFolder(arguments.out)
     folder.make(recipe.data, make_tokenizer(recipe), recipe.run.seed, workers=arguments.workers)
     sources = [
-        {key: source[key] for key in ("name", "documents", "train_tokens")} for source in folder.index()["sources"]
+        {key: source[key] for key in ("name", "documents", "train_tokens", "skipped")}
+        for source in folder.index()["sources"]
     ]
     for source in sources:
         _say(f"{source['name']}: {source['documents']:,} documents, {source['train_tokens']:,} tokens to train on")
+        if source["skipped"]["count"]:
+            _say(f"warning: {source['name']}: {Skipped(**source['skipped'])}")
     _say(f"train on them with: --set data.tokens={folder.path}")
     if arguments.json:
         _print_json({"folder": str(folder.path), "sources": sources})
@@ -70,7 +72,7 @@ def tokenizer(arguments: Namespace) -> int:
 
 
 def _tokenizer_recipe(arguments: Namespace) -> tuple[DataSection, TokenizerSection]:
-    """What the command's arguments say, as sections of a recipe."""
+    """The sections of a recipe that the command's arguments stand for."""
     from train.config import read_recipe
     from train.data.config import DataSection, SourceSection, TokenizerSection
 
@@ -106,7 +108,7 @@ def stories(arguments: Namespace) -> int:
 
 
 def _train(run: Run, arguments: Namespace) -> int:
-    """Train, draw the curve, and tell how it went. Rank 0 alone speaks."""
+    """Train, draw the curve and report the outcome. Only rank 0 prints; returns the exit code."""
     from model.parameters import parameter_counts
     from train.distributed.ranks import leave_ranks
     from train.loop import train
@@ -134,7 +136,7 @@ def _train(run: Run, arguments: Namespace) -> int:
         "checkpoint": str(folder.checkpoint),
     }
     if not outcome["finished"]:
-        _say(f"stopped at step {run.step}; go on with: python -m train resume {folder.path}")
+        _say(f"stopped at step {run.step}; continue with: python -m train resume {folder.path}")
     else:
         _say(f"{summary['seconds']:.0f} s; the model is {folder.checkpoint}, its loss curve {folder.picture}")
     if arguments.json:

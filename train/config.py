@@ -1,7 +1,7 @@
 """The recipe of a run: a TOML file read into frozen dataclasses.
 
-A key that no section knows is an error that names the nearest known one; a value of the wrong type is an error too. So
-is a recipe that contradicts itself, before anything is loaded. Knows no torch.
+An unknown key is an error that names the nearest known key. Values of the wrong type and contradictions between
+sections are errors too, and all are found before anything is loaded. Imports no torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSection:
-    """Which model: a preset drawn at random, or a checkpoint to go on from."""
+    """Which model: a preset with random weights, or a checkpoint to continue from."""
 
     preset: str | None = None  # a name in model/presets
     init_from: str | None = None  # a checkpoint folder or Hub id
@@ -44,10 +44,10 @@ class ModelSection:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSection:
-    """Adapters of low rank instead of all weights (arXiv:2106.09685), on a checkpoint to go on from."""
+    """Low-rank adapters instead of all weights (arXiv:2106.09685), on the checkpoint of `model.init_from`."""
 
     rank: int = 16
-    alpha: int = 32  # what adapters add is scaled by alpha / rank
+    alpha: int = 32  # the adapters' product is scaled by alpha / rank
     projections: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
     def __post_init__(self) -> None:
@@ -58,17 +58,17 @@ class LoraSection:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSection:
-    """What is minimized, and how: AdamW (arXiv:1711.05101), or Muon for the blocks' matrices and AdamW for the rest."""
+    """The optimizer: AdamW (arXiv:1711.05101), or Muon for the blocks' matrices and AdamW for the rest."""
 
     name: str = "adamw"  # or "muon"
-    lr: float = 3e-3  # of both: Muon's updates are scaled to the size of AdamW's
+    lr: float = 3e-3  # for both: Muon's updates are scaled to the size of AdamW's
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
-    momentum: float = 0.95  # of Muon
-    weight_decay: float = 0.01  # on matrices alone
-    max_grad_norm: float = 1.0  # of all gradients together
+    momentum: float = 0.95  # for Muon
+    weight_decay: float = 0.01  # for matrices alone
+    max_grad_norm: float = 1.0  # the limit on the norm of all gradients together
     z_loss: float = 0.0  # weight of log(Z)^2, which keeps logits from drifting (PaLM, arXiv:2204.02311: 1e-4)
-    on_non_finite: str = "stop"  # or "skip": the step is left out, and told
+    on_non_finite: str = "stop"  # or "skip": the step makes no update, with a warning
 
     def __post_init__(self) -> None:
         _check_choice("optimizer.name", self.name, ("adamw", "muon"))
@@ -84,13 +84,13 @@ class OptimizerSection:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSection:
-    """Warm-up, stable, decay (WSD, arXiv:2404.06395); the older habit is a cosine over all steps after the warm-up."""
+    """Warm-up, stable, decay (WSD, arXiv:2404.06395); the older practice is a cosine over all steps after warm-up."""
 
     steps: int
     warmup_steps: int = 0
-    decay_steps: int = 0  # the last ones
+    decay_steps: int = 0  # at the end of the run
     decay: str = "linear"  # or "cosine"
-    final: float = 0.0  # the share of the peak rate that the decay ends at
+    final: float = 0.0  # the share of the peak rate at which the decay ends
 
     def __post_init__(self) -> None:
         _check_choice("schedule.decay", self.decay, ("linear", "cosine"))
@@ -106,14 +106,14 @@ class ScheduleSection:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSection:
-    """The seed, and what happens every so many steps: 0 for never."""
+    """The seed, and after how many steps each action is due: 0 for never."""
 
-    seed: int = 0  # of the weights, of the stories and of the order of rows
+    seed: int = 0  # for the weights, the stories and the order of rows
     evaluate_every: int = 500
     sample_every: int = 500
     save_every: int = 500
-    keep_last: int = 2  # saved states; the older one serves where the newer is broken
-    tensorboard: bool = False  # write the metrics for TensorBoard too
+    keep_last: int = 2  # how many saved states; an older one is used where a newer is broken
+    tensorboard: bool = False  # also write the metrics for TensorBoard
 
     def __post_init__(self) -> None:
         for name in ("seed", "evaluate_every", "sample_every", "save_every"):
@@ -123,21 +123,21 @@ class RunSection:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineSection:
-    """How the machine is used. It changes speed and memory, and results by rounding alone.
+    """How the machine is used. It changes speed and memory; it changes results by rounding alone.
 
-    So a run may go on with other values of this section than it began with, and of no other.
+    A resumed run may therefore have other values in this section, and in this section alone.
     """
 
     device: str = "auto"  # "cpu", "cuda", or "auto": a GPU where there is one
-    threads: int = 0  # of the CPU; 0 leaves the choice to torch
-    precision: str = "fp32"  # or "bf16": matrix products in bfloat16 (autocast), weights and their sums in float32
-    micro_batch_size: int = 0  # rows at once on a device; gradients add up over a step's rows. 0: all its rows
-    compile: bool = False  # torch.compile: minutes at the start, faster steps
-    recompute_activations: bool = False  # keep the blocks' inputs alone, and compute the rest again: less memory
-    loss_chunk_tokens: int = 0  # the logits of so many tokens exist at a time; 0: as many as fit 64 MiB
-    sharding: str = "ddp"  # several devices hold whole copies, or ("fsdp") a part of the weights each
-    deterministic: bool = False  # on a GPU: slower kernels that add up in one order. A CPU always does
-    peak_tflops: float = 0.0  # of one device, for the MFU; 0: from the table of known devices
+    threads: int = 0  # on the CPU; 0 leaves the choice to torch
+    precision: str = "fp32"  # or "bf16": matrix products in bfloat16 (autocast); weights and optimizer in float32
+    micro_batch_size: int = 0  # rows per pass on a device; gradients accumulate over a step. 0: all its rows
+    compile: bool = False  # torch.compile: minutes at the start, then faster steps
+    recompute_activations: bool = False  # keep only the blocks' inputs and recompute the rest: less memory
+    loss_chunk_tokens: int = 0  # how many tokens' logits exist at a time; 0: as many as fit 64 MiB
+    sharding: str = "ddp"  # each device holds all weights, or ("fsdp") a part of them
+    deterministic: bool = False  # on a GPU: slower kernels that sum in a fixed order. A CPU always does
+    peak_tflops: float = 0.0  # of one device, for the MFU; 0: from the table in train.throughput
 
     def __post_init__(self) -> None:
         _check_choice("machine.device", self.device, ("auto", "cpu", "cuda"))
@@ -149,7 +149,7 @@ class MachineSection:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that decides a run; the same recipe on the same machine gives the same weights."""
+    """Everything that decides a run: the same recipe on the same machine gives the same weights."""
 
     model: ModelSection
     schedule: ScheduleSection
@@ -167,20 +167,20 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """Build a recipe from nested tables. Raises RecipeError, naming the key."""
+        """Build a recipe from nested tables. Raises RecipeError, which names the key."""
         recipe: Recipe = _section(cls, values, "")
         return recipe
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested tables that `from_dict` reads."""
+        """The recipe as nested tables, which `from_dict` reads."""
         return dataclasses.asdict(self)
 
     def on_another_machine(self, overrides: Iterable[str]) -> Recipe:
-        """The recipe with other values of its section `machine`. Raises RecipeError for any other key."""
+        """The recipe with other values in its section `machine`. Raises RecipeError for a key of another section."""
         values = self.to_dict()
         for override in overrides:
             if not override.strip().startswith("machine."):
-                raise RecipeError(f"a run goes on with what it began with: only machine.* can change, not {override!r}")
+                raise RecipeError(f"a resumed run keeps its recipe: only machine.* can change, not {override!r}")
             _apply(values, override)
         return Recipe.from_dict(values)
 
@@ -193,7 +193,7 @@ def read_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
         overrides: such as `optimizer.lr=1e-3`; a value is TOML, or else a plain string.
 
     Raises:
-        RecipeError: no such file, not TOML, or not a recipe.
+        RecipeError: the file is missing, or it is not TOML, or not a recipe.
     """
     path = Path(name)
     if not path.is_file() and path.name == name:
@@ -214,7 +214,7 @@ def read_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
-    """Put `section.key=value` into the nested tables."""
+    """Set `section.key=value` in the nested tables."""
     key, equals, text = override.partition("=")
     *sections, last = key.strip().split(".")
     if not equals or not sections or not all((*sections, last)):
@@ -230,7 +230,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _section(cls: type, values: Any, prefix: str) -> Any:
-    """An instance of a section's dataclass from its table, every key and type checked."""
+    """An instance of a section's dataclass from its table. Raises RecipeError for an unknown key or a wrong type."""
     if not isinstance(values, Mapping):
         raise RecipeError(f"{prefix.removesuffix('.')} must be a section of keys, not {values!r}")
     known = typing.get_type_hints(cls)
@@ -245,7 +245,7 @@ def _section(cls: type, values: Any, prefix: str) -> Any:
 
 
 def _value(kind: Any, value: Any, key: str) -> Any:
-    """The value as its annotation wants it: whole numbers serve as floats, lists as tuples."""
+    """The value converted to its annotation: integers to floats where those are wanted, lists to tuples."""
     if isinstance(kind, types.UnionType):  # X | None
         if value is None:
             return None
@@ -263,7 +263,7 @@ def _value(kind: Any, value: Any, key: str) -> Any:
 
 
 def _items(kinds: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]:
-    """The items of a list: two numbers, or any number of one kind (`tuple[KIND, ...]`)."""
+    """The items of a list: a pair (`tuple[KIND, KIND]`), or any number of one kind (`tuple[KIND, ...]`)."""
     if kinds[-1] is Ellipsis:
         if not isinstance(value, list | tuple):
             raise RecipeError(f"{key} must be a list, not {value!r}")

@@ -1,20 +1,20 @@
-"""What `train` says when its input is wrong. Every message names the fault and the remedy."""
+"""The errors that a user of `train` can cause. Every message names the fault and the remedy."""
 
 from __future__ import annotations
 
-from model.errors import ModelError
+from runtime.errors import SmolTextError
 
 
-class RecipeError(ModelError, ValueError):
+class RecipeError(SmolTextError, ValueError):
     """A recipe that is missing, misspelt or contradicts itself."""
 
 
-class DataError(ModelError, ValueError):
+class DataError(SmolTextError, ValueError):
     """Training text or a tokenizer that is missing, empty, broken, or does not fit the model."""
 
 
-class RunError(ModelError, RuntimeError):
-    """A run folder that cannot be written, resumed or plotted, or a run whose loss ceased to be a number."""
+class RunError(SmolTextError, RuntimeError):
+    """A run folder that cannot be written, resumed or plotted, or a run whose loss is not finite."""
 
 
 def require(holds: bool, message: str) -> None:

@@ -1,4 +1,4 @@
-"""The training loop: batch, loss, gradients, clip, update."""
+"""The training loop: batch, loss, gradients, clipping, update."""
 
 from __future__ import annotations
 
@@ -10,52 +10,53 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.data.batches import IGNORED, Batch
-from train.distributed.parallel import forward_and_backward, whole
+from train.data.batches import Batch
+from train.distributed.parallel import forward_and_backward, full_tensor
 from train.errors import RunError
-from train.observer import Observer
+from train.labels import IGNORE_INDEX
+from train.run.run import Run
 from train.schedule import lr_factor
-from train.setup import Run
 from train.signals import noting_signals
+from train.step_actions import StepActions
 from train.throughput import flops_per_token, peak_flops, peak_memory_bytes
 
-# So many steps in a row without a finite loss, and the weights are beyond help.
-SKIPPED_AT_MOST = 20
+# After this many consecutive steps without a finite loss, the weights will not recover.
+MAX_SKIPPED_STEPS = 20
 
 
 def train(run: Run, *, stop_at: int | None = None) -> dict[str, Any]:
-    """Train until the schedule's last step, or a step before it, or until SIGINT or SIGTERM comes; then save.
+    """Train until the schedule's last step, until `stop_at`, or until SIGINT or SIGTERM arrives; then save.
 
     Returns:
         The last step's metrics, `finished`, and `stopped_by`: a signal's name, or None.
 
     Raises:
-        RunError: the loss or its gradient ceased to be finite, or a state could not be saved. What was saved before
-            stays.
+        RunError: the loss or its gradient is not finite, or a state could not be saved. Earlier states are kept.
     """
     last = run.recipe.schedule.steps
     metrics: dict[str, Any] = {"step": run.step}
     stopped_by = 0
-    with Observer(run) as observer, noting_signals() as signal_received:
+    with StepActions(run) as step_actions, noting_signals() as signal_received:
         while run.step < last:
-            stopped_by = run.ranks.largest(signal_received())
+            stopped_by = run.ranks.all_reduce_max(signal_received())
             if stopped_by or run.step == stop_at:
                 run.save()
                 break
             metrics = training_step(run)
-            observer.after_step(metrics)
+            step_actions.after_step(metrics)
     name = signal.Signals(stopped_by).name if stopped_by else None
     return metrics | {"finished": run.step == last, "stopped_by": name}
 
 
 def training_step(run: Run) -> dict[str, Any]:
-    """One update of the weights, from all ranks' rows; returns its metrics."""
+    """One update of the weights from the rows of all ranks. Returns the step's metrics (train.run.metrics)."""
     started = time.perf_counter()
     lr = run.recipe.optimizer.lr * lr_factor(run.step, run.recipe.schedule)
     batch = run.batches.batch(run.step)
-    [tokens] = run.ranks.sum(int((batch.labels != IGNORED).sum()))
+    [tokens] = run.ranks.all_reduce_sum(int((batch.labels != IGNORE_INDEX).sum()))
     loss = _accumulate_gradients(run, batch, tokens)
-    grad_norm = whole(torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.optimizer.max_grad_norm)).item()
+    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.optimizer.max_grad_norm)
+    grad_norm = full_tensor(norm).item()
     run.step += 1
     metrics = {"step": run.step, "loss": loss, "lr": lr, "grad_norm": grad_norm, "tokens": int(tokens)}
     if math.isfinite(loss) and math.isfinite(grad_norm):
@@ -74,10 +75,10 @@ def training_step(run: Run) -> dict[str, Any]:
 
 
 def _accumulate_gradients(run: Run, batch: Batch, tokens: float) -> float:
-    """Add up the gradients of this rank's rows; return the mean cross-entropy of all ranks' rows, in nats a token.
+    """Accumulate the gradients of this rank's rows. Returns the mean cross-entropy of all ranks' rows, in nats.
 
-    Each part's loss is a sum over its tokens, divided by the tokens of the whole step, so that it does not matter how
-    rows fall into micro-batches and ranks.
+    The loss of a micro-batch is a sum over its tokens, divided by the tokens of the whole step. So it does not matter
+    how rows are divided into micro-batches and ranks.
     """
     machine, ranks = run.recipe.machine, run.ranks
     rows = machine.micro_batch_size or len(batch.input_ids)
@@ -86,22 +87,22 @@ def _accumulate_gradients(run: Run, batch: Batch, tokens: float) -> float:
     for number, part in enumerate(parts, start=1):
         with forward_and_backward(run.loss, machine, ranks, last=number == len(parts)):
             total, cross_entropy = run.loss(*(tensor.to(ranks.device) for tensor in part))
-            # DDP and FSDP divide by the number of ranks what they sum over them.
+            # DDP and FSDP average gradients over the ranks; here they must be summed.
             (total * (ranks.world_size / tokens)).backward()
         cross_entropies.append(cross_entropy)
-    return ranks.sum(torch.stack(cross_entropies).sum())[0] / tokens
+    return ranks.all_reduce_sum(torch.stack(cross_entropies).sum())[0] / tokens
 
 
 def _skip_or_stop(run: Run, loss: float, grad_norm: float) -> None:
-    """A step whose loss is no number: leave it out, if the recipe says so. Raises RunError if not, or too often."""
+    """Handle a step whose loss is not finite: warn and skip it if the recipe allows that, else raise RunError."""
     what = f"the loss is {loss} and its gradient's norm {grad_norm} at step {run.step}"
     remedy = "lower optimizer.lr or lengthen schedule.warmup_steps"
     run.skipped_in_a_row += 1
     if run.recipe.optimizer.on_non_finite == "stop":
         raise RunError(f"{what}; {remedy}")
-    if run.skipped_in_a_row >= SKIPPED_AT_MOST:
-        raise RunError(f"{what}, as at the {SKIPPED_AT_MOST - 1} steps before; {remedy}")
-    run.ranks.say(f"warning: {what}; the step is left out")
+    if run.skipped_in_a_row >= MAX_SKIPPED_STEPS:
+        raise RunError(f"{what}, as at the {MAX_SKIPPED_STEPS - 1} steps before; {remedy}")
+    run.ranks.print_rank0(f"warning: {what}; the step is skipped")
 
 
 def _use_of_device(run: Run, tokens_per_second: float, row_tokens: int) -> dict[str, float]:

@@ -1,7 +1,7 @@
-"""LoRA (arXiv:2106.09685) by the `peft` library: a few small matrices beside the model's own learn, the rest stays.
+"""LoRA (arXiv:2106.09685) by the `peft` library: small adapter matrices learn, the model's own weights stay fixed.
 
-The checkpoint that a run writes holds the sums, so it is an ordinary one, for `export` and everybody else. There is no
-dropout: a run's random state is a function of its seed and step alone, and so resumes exactly.
+The checkpoint that a run writes has the adapters merged, so it is an ordinary one for `export` and every other reader.
+There is no dropout, because a run that resumes exactly may depend on its seed and step alone.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ ADAPTER = "default"
 
 
 def add_adapters(model: TransformerModel, section: LoraSection) -> None:
-    """Freeze a model, and give the named projections adapters that learn.
+    """Freeze a model, and add trainable adapters to the named projections.
 
-    They change nothing at first, for one of each pair of matrices is zero.
+    One matrix of each pair starts at zero, so at first the adapters change nothing.
 
     Raises:
         RecipeError: peft is not installed, or the model has no such projection.
@@ -36,7 +36,7 @@ def add_adapters(model: TransformerModel, section: LoraSection) -> None:
 
 @torch.no_grad()
 def merged(model: TransformerModel) -> TransformerModel:
-    """The model as it is, or with what its adapters add summed into copies of its weights."""
+    """The model itself where it has no adapters, else a copy with the adapters added to the weights."""
     if not any(".lora_A." in name for name, _ in model.named_parameters()):
         return model
     from peft.tuners.lora import LoraLayer
@@ -54,5 +54,5 @@ def merged(model: TransformerModel) -> TransformerModel:
     plain.load_state_dict(weights, strict=True, assign=True)
     if model.config.tie_word_embeddings:
         plain.lm_head.weight = plain.model.embed_tokens.weight
-    plain.model.rotary = model.model.rotary  # the meta device left its tables without numbers
+    plain.model.rotary = model.model.rotary  # the meta device gave its tables no values
     return plain.train(model.training)

@@ -1,11 +1,9 @@
-"""Next-token cross-entropy whose logits never exist all at once.
+"""Next-token cross-entropy that never holds the logits of all tokens at once.
 
-The logits of 8,192 tokens over 49,152 words are 1.6 GB, and their gradient as much again: more than a model of 135M and
-all its activations' worth. But a token's loss needs its own logits alone. So the head works on a few tokens at a time,
-and makes the gradients of the hidden states and of the head's weight in the same pass, while the logits are still there
-(as Liger Kernel does, arXiv:2410.10989): three matrix products, as many as the plain way takes, and no logits kept.
-
-Knows no optimizer, and of the model only that it has a trunk and a head.
+The logits of 8,192 tokens over a vocabulary of 49,152 take 1.6 GB, and so does their gradient: more than a model of
+135M parameters with all its activations. A token's loss needs its own logits alone, so the head works on a chunk of
+tokens at a time and computes the gradients of the hidden states and of the head's weight in the same pass, as Liger
+Kernel does (arXiv:2410.10989). That takes three matrix products, like the direct computation, and keeps no logits.
 """
 
 from __future__ import annotations
@@ -17,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from model import TransformerModel
-from train.data.batches import IGNORED
+from train.labels import IGNORE_INDEX
 
-# What the logits of a chunk may take where nothing else was asked for, in bytes of float32.
+# The default limit on the logits of a chunk, as float32.
 CHUNK_BYTES = 64 * 2**20
 
 
 class NextTokenLoss(nn.Module):
-    """The model with its loss on top: one module, so that DDP and FSDP see one forward pass and one backward."""
+    """The model with its loss on top, in one module, so that DDP and FSDP see one forward and one backward pass."""
 
     def __init__(self, model: TransformerModel, *, z_loss: float = 0.0, chunk_tokens: int = 0) -> None:
         super().__init__()
@@ -34,25 +32,30 @@ class NextTokenLoss(nn.Module):
         self.chunk_pass: Callable[..., Any] = chunk_pass
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the blocks, once for all of them, and a chunk's pass through the head."""
+        """Compile the blocks, which share one compilation, and the pass of a chunk through the head."""
         for block in self.model.model.layers:
             block.compile(*args, **kwargs)
         self.chunk_pass = torch.compile(chunk_pass, *args, **kwargs)
 
     def forward(self, input_ids: Tensor, labels: Tensor, document_ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Sums over the tokens that have a label: what to minimize, and the cross-entropy in it, in nats.
+        """The loss to minimize and its cross-entropy part, in nats, each summed over the tokens that have a label.
 
-        input_ids, labels and document_ids are int64 [batch, sequence]; both results are float32 scalars, the second
-        without gradient.
+        Args:
+            input_ids: int64 [batch_size, sequence_length].
+            labels: of the same shape; `IGNORE_INDEX` where there is no label.
+            document_ids: of the same shape, where tokens attend within their document alone.
+
+        Returns:
+            Two float32 scalars; the second has no gradient.
         """
         hidden = self.model.hidden_states(input_ids, document_ids=document_ids).flatten(0, 1)
         labels = labels.flatten()
-        labelled = (labels != IGNORED).nonzero().squeeze(1)
-        if len(labelled) < len(labels):  # the head does not work for the others
+        labelled = (labels != IGNORE_INDEX).nonzero().squeeze(1)
+        if len(labelled) < len(labels):  # the head skips the others
             hidden, labels = hidden.index_select(0, labelled), labels.index_select(0, labelled)
         weight = self.model.lm_head.weight
         if not torch.is_grad_enabled():
-            weight = weight.detach()  # a Function cannot tell, and would make gradients
+            weight = weight.detach()  # a Function cannot tell, and would compute gradients
         sums: tuple[Tensor, Tensor] = ChunkedCrossEntropy.apply(
             hidden, weight, labels, self.z_loss, self.chunk_tokens, self.chunk_pass
         )
@@ -60,7 +63,7 @@ class NextTokenLoss(nn.Module):
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """Sum of cross-entropies of `hidden @ weight.T`, a chunk of tokens at a time."""
+    """The sum of the cross-entropies of `hidden @ weight.T`, computed a chunk of tokens at a time."""
 
     @staticmethod
     def forward(
@@ -97,13 +100,13 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients made in `forward`, times what came from above."""
+        """The gradients computed in `forward`, times the incoming gradient."""
         grad_hidden, grad_weight = ctx.saved_tensors
         return *(None if grad is None else grad * grad_total for grad in (grad_hidden, grad_weight)), *[None] * 4
 
 
 def chunk_pass(hidden: Tensor, head: Tensor, labels: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradient of a chunk's logits, and the sums of its losses.
+    """The gradient of a chunk's logits, the sum of its losses, and the sum of its cross-entropies.
 
     With Z = sum(exp(logits)), a token's loss is log Z - logit of its label, plus z_loss * (log Z)^2. Its gradient is
     softmax * (1 + 2 z_loss log Z) - 1 at the label.

@@ -1,9 +1,9 @@
-"""AdamW (arXiv:1711.05101), and Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for blocks' matrices.
+"""AdamW (arXiv:1711.05101), and Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for the blocks' matrices.
 
-Muon replaces the momentum of a matrix by the nearest orthogonal one, so that every direction of it learns at the same
-speed. That is meant for maps between hidden states: the vocabulary table, the head and all vectors stay with AdamW.
-Updates are scaled by 0.2 sqrt(max(rows, columns)), which gives them the size of AdamW's (arXiv:2502.16982), so that one
-learning rate and one weight decay serve both.
+Muon replaces the momentum of a matrix by the nearest orthogonal matrix, so that all its directions learn at the same
+speed. It is meant for maps between hidden states: the vocabulary table, the head and all vectors use AdamW. Updates
+are scaled by 0.2 sqrt(max(rows, columns)), which gives them the size of AdamW's (arXiv:2502.16982), so both optimizers
+share one learning rate and one weight decay.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ Group = dict[str, list[Tensor] | float]
 
 
 def build_optimizers(model: nn.Module, config: OptimizerSection) -> tuple[Optimizer, ...]:
-    """The optimizers of a model's parameters, each parameter in one of them, a tied head counted once.
+    """The optimizers of a model's parameters. Each parameter is in exactly one of them; a tied head counts once.
 
-    Their moments are there from the start, and zero: a state before the first step has all that a later one has.
+    Their moments exist from the start and are zero, so a state saved before the first step has the same tensors as any
+    later one.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     muon = [parameter for name, parameter in named if config.name == "muon" and _is_hidden_matrix(name, parameter)]
@@ -39,10 +40,7 @@ def build_optimizers(model: nn.Module, config: OptimizerSection) -> tuple[Optimi
 
 
 def decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[Group]:
-    """Parameters in two groups: matrices, which decay, and gains and biases, which do not.
-
-    To pull a norm's gain towards zero would fight what it is for.
-    """
+    """Parameters in two groups: matrices decay; gains and biases do not, for a norm's gain is meant to be near 1."""
     matrices: list[Tensor] = [parameter for parameter in parameters if parameter.ndim >= 2]
     vectors: list[Tensor] = [parameter for parameter in parameters if parameter.ndim < 2]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -53,7 +51,7 @@ def _is_hidden_matrix(name: str, parameter: Tensor) -> bool:
 
 
 def _make_moments(optimizer: Optimizer) -> None:
-    """Have an optimizer make the tensors that it makes at its first step, by one with no gradient and no rate."""
+    """Create the tensors that an optimizer creates at its first step, by a step with zero gradients and rate 0."""
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = 0.0

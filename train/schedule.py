@@ -8,10 +8,10 @@ from train.config import ScheduleSection
 
 
 def lr_factor(step: int, schedule: ScheduleSection) -> float:
-    """What the peak learning rate is multiplied by at a step, counted from 0; in (0, 1].
+    """The factor on the peak learning rate at a step, counted from 0; in (0, 1].
 
-    Rises linearly over `warmup_steps`, reaching 1 at the last of them. Falls from 1 over the last `decay_steps`, along
-    a line or half a cosine (SGDR, arXiv:1608.03983), so that one more step would be at `final`.
+    The factor rises linearly over `warmup_steps` and reaches 1 at the last of them. It falls from 1 over the last
+    `decay_steps`, linearly or along half a cosine (SGDR, arXiv:1608.03983), to `final` one step after the last.
     """
     if step < schedule.warmup_steps:
         return (step + 1) / schedule.warmup_steps

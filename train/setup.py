@@ -1,16 +1,12 @@
-"""Everything a run needs, built and checked before its first step."""
+"""Start or resume a run: everything it needs is built and checked before its first step."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from torch import nn
-from torch.optim import Optimizer
 
 from model import ModelConfig, TransformerModel, load_checkpoint
 from model.checkpoint import TOKENIZER_FILES
@@ -23,7 +19,7 @@ from train.data.config import END_OF_TEXT
 from train.data.corpus import Corpus, build_corpus, tokenizer_texts
 from train.data.shards import TokenFolder
 from train.data.tokenizer import CorpusTokenizer, train_tokenizer
-from train.distributed.parallel import place, whole_model
+from train.distributed.parallel import parallelize
 from train.distributed.ranks import Ranks, join_ranks
 from train.errors import RecipeError, require
 from train.lora import add_adapters
@@ -32,46 +28,11 @@ from train.optimizer import build_optimizers
 from train.run.folder import RunFolder
 from train.run.metrics import summary_writer_class
 from train.run.record import run_record, session_record
-
-
-@dataclass
-class Run:
-    """A run at one of its steps, as one of its ranks sees it."""
-
-    recipe: Recipe
-    folder: RunFolder
-    ranks: Ranks
-    model: TransformerModel
-    loss: nn.Module  # a NextTokenLoss over the model, as it lies on the devices
-    optimizers: tuple[Optimizer, ...]
-    tokenizer: Tokenizer
-    corpus: Corpus
-    batches: Batches
-    step: int = 0  # updates done
-    skipped_in_a_row: int = 0  # steps just now whose loss was no number
-
-    def save(self) -> None:
-        """Write the state, then the checkpoint. All ranks must call this. Raises RunError, as `States.save` does."""
-        self.folder.states.save(
-            self.model,
-            self.optimizers,
-            self.ranks,
-            step=self.step,
-            data=self.corpus.fingerprint(),
-            keep_last=self.recipe.run.keep_last,
-        )
-        self.save_model(self.folder.checkpoint)
-
-    def save_model(self, folder: Path) -> None:
-        """Write the model alone as a checkpoint folder. All ranks must call this."""
-        model = whole_model(self.model, self.ranks)
-        if model is not None:
-            self.folder.save_model(model, folder)
-        self.ranks.wait()
+from train.run.run import Run
 
 
 def start_run(recipe: Recipe, folder: RunFolder, *, overwrite: bool = False) -> Run:
-    """A run at step 0; its folder is made once everything was found in order."""
+    """A run at step 0. Its folder is made after all checks have passed."""
     ranks = join_ranks(recipe.machine)
     if ranks.is_first:
         folder.check_free(overwrite=overwrite)
@@ -81,15 +42,15 @@ def start_run(recipe: Recipe, folder: RunFolder, *, overwrite: bool = False) -> 
         context = run.model.config.max_position_embeddings
         with_chat = run.corpus.has_conversations or recipe.tokenizer.chat_template is not None
         folder.create(run_record(run), tokenizer, run.corpus, max_length=context, with_chat=with_chat)
-    ranks.wait()
+    ranks.barrier()
     return run
 
 
 def resume_run(folder: RunFolder, overrides: Iterable[str] = ()) -> Run:
-    """The run of a folder at the step of its last whole state.
+    """The run of a folder at the step of its last complete state.
 
-    `overrides`, such as `machine.threads=8`, change how the machine is used. The checkpoint is written anew, so that it
-    is of the step that the run goes on from.
+    `overrides`, such as `machine.threads=8`, change how the machine is used. The checkpoint is written again, so that
+    it belongs to the step from which the run continues.
     """
     recipe = folder.recipe().on_another_machine(overrides)
     ranks = join_ranks(recipe.machine)
@@ -104,7 +65,7 @@ def resume_run(folder: RunFolder, overrides: Iterable[str] = ()) -> Run:
 
 
 def make_tokenizer(recipe: Recipe) -> CorpusTokenizer:
-    """The tokenizer of a recipe: the one that it names, the one of the checkpoint that it starts from, or a new one."""
+    """The tokenizer of a recipe: the one it names, that of its checkpoint or of its token folder, or a new one."""
     section, checkpoint, tokens = recipe.tokenizer, recipe.model.init_from, recipe.data.tokens
     if section.path is not None:
         is_hub_id = HUB_ID.fullmatch(section.path) and not section.path.endswith(".json")
@@ -119,14 +80,14 @@ def make_tokenizer(recipe: Recipe) -> CorpusTokenizer:
 
 
 def make_corpus(recipe: Recipe, tokenizer: CorpusTokenizer, ranks: Ranks) -> Corpus:
-    """The text of a recipe in tokens: in memory, or from a folder of shards, which is made where it is not complete."""
+    """The tokens of a recipe: in memory, or from a folder of shards, which is completed first if necessary."""
     data, seed = recipe.data, recipe.run.seed
     if data.tokens is None:
         return build_corpus(data, tokenizer, seed)
     folder = TokenFolder(data.tokens)
     if ranks.is_first and not folder.is_complete:
         folder.make(data, tokenizer, seed)
-    ranks.wait()
+    ranks.barrier()
     return folder.corpus(data, tokenizer, seed)
 
 
@@ -141,19 +102,22 @@ def _assemble(recipe: Recipe, folder: RunFolder, ranks: Ranks, tokenizer: Corpus
             f"data.context {context} exceeds the model's {model.config.max_position_embeddings} positions"
         )
     corpus = make_corpus(recipe, tokenizer, ranks)
+    for source in corpus.sources:
+        if source.skipped.count:
+            ranks.print_rank0(f"warning: {source.name}: {source.skipped}")
     model.config = _with_special_tokens(model.config, tokenizer, corpus)
     if recipe.lora is not None:
         add_adapters(model, recipe.lora)
     batches = Batches(corpus.sources, recipe.data, seed=recipe.run.seed, rank=ranks.rank, world_size=ranks.world_size)
     machine = recipe.machine
     loss = NextTokenLoss(model, z_loss=recipe.optimizer.z_loss, chunk_tokens=machine.loss_chunk_tokens)
-    placed = place(loss, machine, ranks)
+    parallel_loss = parallelize(loss, machine, ranks)
     optimizers = build_optimizers(model, recipe.optimizer)
-    return Run(recipe, folder, ranks, model, placed, optimizers, tokenizer.tokenizer, corpus, batches)
+    return Run(recipe, folder, ranks, model, parallel_loss, optimizers, tokenizer.tokenizer, corpus, batches)
 
 
 def _model(section: ModelSection, tokenizer: CorpusTokenizer) -> TransformerModel:
-    """The model of a recipe, in training mode, its vocabulary checked against the tokenizer's."""
+    """The model of a recipe, in training mode. Raises RecipeError where it has fewer tokens than the tokenizer."""
     if section.init_from is not None:
         model = load_checkpoint(section.init_from)
         _check_vocabulary(model.config, tokenizer.tokenizer)
@@ -168,9 +132,9 @@ def _model(section: ModelSection, tokenizer: CorpusTokenizer) -> TransformerMode
 
 
 def _with_special_tokens(config: ModelConfig, tokenizer: CorpusTokenizer, corpus: Corpus) -> ModelConfig:
-    """The config with what ends a document, or a turn of the assistant, among the tokens that end a text.
+    """The config with the separator, and the token that ends an assistant's turn, among its eos tokens.
 
-    The token between documents begins a text too, unless the checkpoint names another that does.
+    The separator is the bos token too, unless the checkpoint names another.
     """
     ends = [*config.eos_token_ids, tokenizer.separator_id]
     if corpus.has_conversations and tokenizer.chat_template is not None:

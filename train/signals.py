@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGINT (Ctrl-C) and SIGTERM (a scheduler, or torchrun) let a step end, and the run be saved."""
+"""SIGINT (Ctrl-C) and SIGTERM (a scheduler, or torchrun) are noted, so that the loop can finish its step and save."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 @contextmanager
 def noting_signals() -> Iterator[Callable[[], int]]:
-    """Yield a function that tells the number of the signal that came, or 0; a second one interrupts at once."""
+    """Yield a function that returns the signal received, or 0. A second signal raises KeyboardInterrupt."""
     received = 0
 
     def note(number: int, _frame: FrameType | None) -> None:

@@ -1,8 +1,8 @@
-"""How well a device is used: floating-point operations of a step over what the device could do (MFU), and memory.
+"""How well a device is used: the operations of a step over what the device could do (MFU), and peak memory.
 
-Operations are counted as in PaLM's appendix B (arXiv:2204.02311): 6 for each token and each weight that a matrix
-product reads, forward and backward, and 12 x layers x heads x head_dim x tokens of the row for attention, as if it were
-not causal. Recomputed activations do not count: it is the model's work that is measured, not the device's.
+Operations are counted as in PaLM's appendix B (arXiv:2204.02311): 6 per token and per weight that takes part in a
+matrix product, forward and backward, and 12 x layers x heads x head_dim x tokens of the row for attention, as if it
+were not causal. Recomputed activations are not counted, because MFU measures the work of the model.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from model import ModelConfig
 from model.parameters import parameter_counts
 from train.config import MachineSection
 
-# Dense bfloat16 peaks of the makers' data sheets, in TFLOP/s, by a part of the name that torch gives. The first that
-# fits counts.
+# Dense bfloat16 peaks from the vendors' data sheets, in TFLOP/s, by a part of the device name that torch gives. The
+# first match counts.
 PEAK_TFLOPS = {
     "B200": 2250.0,
     "H200": 989.0,
@@ -32,7 +32,7 @@ PEAK_TFLOPS = {
 
 
 def flops_per_token(config: ModelConfig, row_tokens: int) -> float:
-    """Operations of a forward and a backward pass for one token of a row of so many."""
+    """Operations of a forward and a backward pass for one token of a row of `row_tokens`."""
     counts = parameter_counts(config)
     multiplied = counts["attention"] + counts["mlp"] + config.vocab_size * config.hidden_size  # the head, tied or not
     attention = 12 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * row_tokens
@@ -40,7 +40,7 @@ def flops_per_token(config: ModelConfig, row_tokens: int) -> float:
 
 
 def peak_flops(machine: MachineSection, device: torch.device) -> float | None:
-    """Operations a second that one device can do at most; None for a device that is not known."""
+    """Peak operations per second of one device; None for an unknown device."""
     if machine.peak_tflops:
         return machine.peak_tflops * 1e12
     if device.type != "cuda":
@@ -50,7 +50,7 @@ def peak_flops(machine: MachineSection, device: torch.device) -> float | None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory that was ever in use: a GPU's tensors, or else the whole process."""
+    """Peak memory so far: of the tensors on a GPU, or else of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -83,7 +83,7 @@ def test_whole_numbers_serve_as_floats(recipe_file):
         ),
         ('data.sources=[{path="a", weight=0}]', "weight must be positive"),
         ('data.sources=[{path="a", weight=1}, {path="b"}]', "all have a weight, or none"),
-        ('data.sources=[{path="a", separator_pattern="("}]', "'(' is no regular expression"),
+        ('data.sources=[{path="a", separator_pattern="("}]', "'(' is not a regular expression"),
         ("tokenizer.vocab_size=100", "tokenizer.vocab_size must be above 256"),
         ("model.init_from=somewhere", "model needs one of preset and init_from"),
         ("model=tiny", "--set wants section.key=value"),

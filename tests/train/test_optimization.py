@@ -8,9 +8,9 @@ import torch.nn.functional as F
 
 from model import ModelConfig, TransformerModel
 from train.config import MachineSection, OptimizerSection, ScheduleSection
-from train.data.batches import IGNORED
-from train.distributed.parallel import place
+from train.distributed.parallel import parallelize
 from train.distributed.ranks import Ranks
+from train.labels import IGNORE_INDEX
 from train.loop import training_step
 from train.loss import NextTokenLoss
 from train.optimizer import build_optimizers, decay_groups
@@ -57,15 +57,15 @@ def batch():
     """input_ids and labels of 4 rows of 24, some labels ignored."""
     tokens = torch.randint(512, (4, 25), generator=torch.Generator().manual_seed(0))
     labels = tokens[:, 1:].clone()
-    labels[1, 10:] = IGNORED
-    labels[3, ::3] = IGNORED
+    labels[1, 10:] = IGNORE_INDEX
+    labels[3, ::3] = IGNORE_INDEX
     return tokens[:, :-1], labels
 
 
 def plain_loss(model, input_ids, labels, z_loss=0.0):
     """The sum of losses from all logits at once: what `NextTokenLoss` must agree with."""
     logits = model(input_ids).flatten(0, 1).float()
-    log_z = logits.logsumexp(-1)[labels.flatten() != IGNORED]
+    log_z = logits.logsumexp(-1)[labels.flatten() != IGNORE_INDEX]
     return F.cross_entropy(logits, labels.flatten(), reduction="sum") + z_loss * log_z.square().sum()
 
 
@@ -114,7 +114,7 @@ def test_bfloat16_is_near_float32(model, batch):
 
 def test_recomputed_activations_change_nothing(model, batch):
     expected = gradients(model, NextTokenLoss(model)(*batch)[0])
-    recomputing = place(NextTokenLoss(model), MachineSection(recompute_activations=True), Ranks())
+    recomputing = parallelize(NextTokenLoss(model), MachineSection(recompute_activations=True), Ranks())
     assert gradients(model, recomputing(*batch)[0]).keys() == expected.keys()
     torch.testing.assert_close(gradients(model, recomputing(*batch)[0]), expected, rtol=0, atol=0)
 
@@ -123,7 +123,7 @@ def test_recomputed_activations_change_nothing(model, batch):
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler about torch
 def test_a_compiled_loss_is_the_loss(model, batch):
     expected = gradients(model, NextTokenLoss(model)(*batch)[0])
-    compiled = place(NextTokenLoss(model), MachineSection(compile=True), Ranks())
+    compiled = parallelize(NextTokenLoss(model), MachineSection(compile=True), Ranks())
     torch.testing.assert_close(gradients(model, compiled(*batch)[0]), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -136,7 +136,7 @@ def test_the_first_loss_is_that_of_a_uniform_guess(model):
 def test_padding_does_not_count(model):
     input_ids = torch.randint(512, (2, 16), generator=torch.Generator().manual_seed(0))
     labels = input_ids.roll(-1, dims=1)
-    padded = F.pad(input_ids, (0, 8)), F.pad(labels, (0, 8), value=IGNORED)
+    padded = F.pad(input_ids, (0, 8)), F.pad(labels, (0, 8), value=IGNORE_INDEX)
     loss = NextTokenLoss(model)
     torch.testing.assert_close(loss(input_ids, labels), loss(*padded))
 

@@ -1,6 +1,6 @@
-"""Batches of rows, each a pure function of the step: a resumed run sees what it would have seen.
+"""Batches of rows. The rows of a step are a pure function of the step, so a resumed run sees the same batches.
 
-So does a run on another number of processes: the rows of a step are the same, and each process takes its part of them.
+They do not depend on the number of processes either: each process takes its part of the same rows.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from torch import Tensor
 from train.data.config import ISOLATED, DataSection
 from train.data.corpus import TokenSource
 from train.data.mixture import Mixture, draws_by_weight
-from train.data.rows import Row, Rows
+from train.data.rows import Row, RowDataset
 from train.errors import DataError, RecipeError
-
-IGNORED = -100  # the label that cross_entropy skips
+from train.labels import IGNORE_INDEX
 
 
 class Batch(NamedTuple):
-    """Rows side by side, the shorter ones padded at their end.
+    """Rows in one array, padded at their ends.
 
     input_ids     int64 [rows, longest row]
-    labels        int64 of the same shape: what follows each input; `IGNORED` where nothing is learned
-    document_ids  int64 of the same shape where no token may attend to another document than its own; else None
+    labels        int64 of the same shape: the token after each input; `IGNORE_INDEX` where nothing is learned
+    document_ids  int64 of the same shape, where tokens may attend within their own document alone; else None
     """
 
     input_ids: Tensor
@@ -35,14 +34,14 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """Rows of a corpus' sources in a seeded order.
+    """The rows of a corpus' sources in a seeded order, in batches.
 
     Args:
-        sources: with their training streams.
-        data: says how they are cut into rows, and how many rows a step takes, in all processes together.
-        seed: decides the order of rows.
-        rank: which of `world_size` processes this is; it takes every `world_size`-th row of a step, from row `rank` on.
-        world_size: how many processes share a step's rows.
+        sources: their training streams are read.
+        data: how streams are cut into rows, and the rows per step of all processes together.
+        seed: of the order of rows.
+        rank: of this process, which takes every `world_size`-th row of a step from row `rank` on.
+        world_size: the number of processes that share a step's rows.
 
     Raises:
         RecipeError: the processes cannot share the rows evenly.
@@ -63,10 +62,12 @@ class Batches:
                 f"{world_size} processes cannot share data.batch_size {data.batch_size} evenly: "
                 f"make it a multiple of {world_size}"
             )
-        self._rows = [Rows(source.train, data.context, data.rows) for source in sources]
+        self._rows = [RowDataset(source.train, data.context, data.rows) for source in sources]
         for source, rows in zip(sources, self._rows, strict=True):
             if not len(rows):
-                raise DataError(f"{source.name} has nothing to train on: all of its documents are held out or empty")
+                raise DataError(
+                    f"{source.name} has nothing to train on: all of its documents are held out, empty or skipped"
+                )
         self._order = Mixture(_counts(self._rows), _draws(sources, self._rows), seed)
         self._batch_size = data.batch_size
         self._isolated = data.rows == ISOLATED
@@ -79,11 +80,11 @@ class Batches:
         return pad_rows([self._rows[source][row] for source, row in drawn], isolated=self._isolated)
 
 
-def _counts(rows: Sequence[Rows]) -> list[int]:
+def _counts(rows: Sequence[RowDataset]) -> list[int]:
     return [len(of_source) for of_source in rows]
 
 
-def _draws(sources: Sequence[TokenSource], rows: Sequence[Rows]) -> list[int]:
+def _draws(sources: Sequence[TokenSource], rows: Sequence[RowDataset]) -> list[int]:
     weights = [source.weight for source in sources if source.weight is not None]
     if not weights:
         return _counts(rows)
@@ -91,17 +92,17 @@ def _draws(sources: Sequence[TokenSource], rows: Sequence[Rows]) -> list[int]:
 
 
 def pad_rows(rows: Sequence[Row], *, isolated: bool = False) -> Batch:
-    """Rows as one batch."""
+    """A batch of these rows."""
     longest = max(row.end - row.begin for row in rows)
     input_ids = np.zeros((len(rows), longest), np.int64)
-    labels = np.full((len(rows), longest), IGNORED, np.int64)
+    labels = np.full((len(rows), longest), IGNORE_INDEX, np.int64)
     document_ids = np.full((len(rows), longest), -1, np.int64) if isolated else None
     for number, (stream, begin, end) in enumerate(rows):
         length = end - begin
         input_ids[number, :length] = stream.tokens[begin:end]
         labels[number, :length] = stream.tokens[begin + 1 : end + 1]
         if stream.learned is not None:
-            labels[number, :length][~stream.learned[begin + 1 : end + 1]] = IGNORED
+            labels[number, :length][~stream.learned[begin + 1 : end + 1]] = IGNORE_INDEX
         if document_ids is not None:
             places = np.arange(begin, end)
             document_ids[number, :length] = np.searchsorted(stream.documents[:, 0], places, side="right")

@@ -1,4 +1,4 @@
-"""The parts of a recipe that say which text is read, in which tokens, and how it is cut into rows. Knows no torch."""
+"""The sections of a recipe for text: its sources, its tokenizer, and how it is cut into rows. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from train.errors import require
 STORIES = "stories"
 END_OF_TEXT = "<|endoftext|>"
 PACKED, DOCUMENT, ISOLATED = "packed", "document", "isolated"
+SKIP, LAST_TURN, STOP = "skip", "last_turn", "stop"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerSection:
-    """A byte-level BPE trained on the corpus, or a ready one."""
+    """A byte-level BPE trained on the corpus, or an existing tokenizer."""
 
     vocab_size: int = 2048
-    path: str | None = None  # a tokenizer.json, a folder that holds one, or a Hub id; its own vocab_size counts
-    separator: str | None = None  # the token between documents; unset: `<|endoftext|>`, or else the tokenizer's BOS
-    chat_template: str | None = None  # a Jinja file; unset: the tokenizer's own, or else ChatML
+    path: str | None = None  # a tokenizer.json, its folder, or a Hub id; vocab_size then has no effect
+    separator: str | None = None  # the token between documents; default: `<|endoftext|>`, or else the BOS token
+    chat_template: str | None = None  # a Jinja file; default: the tokenizer's own, or else ChatML
 
     def __post_init__(self) -> None:
         require(self.vocab_size > 256, "tokenizer.vocab_size must be above 256: every byte is a token")
@@ -27,49 +28,56 @@ class TokenizerSection:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSection:
-    """Where documents come from, and how many of the training tokens."""
+    """Where documents come from, and their share of the training tokens."""
 
-    path: str | None = None  # "stories", or a file: .jsonl and .parquet by field, anything else as UTF-8 text; .gz too
-    hub: str | None = None  # or a data set on the Hub, or a folder that `datasets` reads, streamed
+    path: str | None = None  # "stories", or files: .jsonl, .json, .csv, .tsv, .parquet by field, others as text
+    hub: str | None = None  # or a data set on the Hub, or a folder that `datasets` reads; it is streamed
     subset: str | None = None  # of a Hub data set
     split: str = "train"  # of a Hub data set
-    field: str = "text"  # what holds a document: a text, or a list of chat messages
-    separator: str = END_OF_TEXT  # what stands between a text file's documents
-    separator_pattern: str | None = None  # instead: a regular expression (multiline); what it matches is dropped
-    min_characters: int = 1  # shorter documents, such as tables of contents, are left out
-    weight: float | None = None  # its share of the training tokens, relative to the others'; all have one, or none
+    field: str | None = None  # where a row has its document, a text or a list of chat messages; default: "text"
+    prompt_field: str | None = None  # where a row has a prompt that precedes the document and is not learned
+    ignored_keys: tuple[str, ...] = ()  # keys of messages, and "tools" of rows, to train without
+    separator: str = END_OF_TEXT  # the text between a text file's documents
+    separator_pattern: str | None = None  # instead: a regular expression (multiline); its matches are dropped
+    min_characters: int = 1  # shorter documents, such as tables of contents, are skipped
+    weight: float | None = None  # share of the training tokens, relative to the other sources'; all have one, or none
 
     def __post_init__(self) -> None:
         require((self.path is None) != (self.hub is None), "a source needs one of path and hub")
         require(bool(self.path or self.hub), "a source's path or hub must not be empty")
         require(bool(self.separator), "a source's separator must not be empty")
+        require(self.field is not None or self.prompt_field is None, "a source's prompt_field needs its field")
         require(self.min_characters >= 1, "a source's min_characters must be at least 1")
         require(self.weight is None or 0 < self.weight < float("inf"), "a source's weight must be positive")
         try:
             re.compile(self.separator_pattern or "")
         except re.error as error:
-            require(False, f"separator_pattern {self.separator_pattern!r} is no regular expression: {error}")
+            require(False, f"separator_pattern {self.separator_pattern!r} is not a regular expression: {error}")
 
     @property
     def name(self) -> str:
-        """What messages and tables call it."""
+        """The name of the source in messages and tables."""
         return str(self.path or "/".join(filter(None, (self.hub, self.subset, self.split))))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSection:
-    """What is read, and how it is cut."""
+    """Which text is read, and how it is cut into rows."""
 
-    source: str | None = None  # one source by its path alone; "stories" where there are no sources either
-    sources: tuple[SourceSection, ...] = ()  # or several, as `[[data.sources]]`
-    root: str = "."  # the folder that the paths of sources are relative to
-    documents: int = 50_000  # how many stories; other sources are read whole
-    tokens: str | None = None  # a folder of token shards: read where it is there, made where it is not
-    held_out: float = 0.01  # the share of documents that is never trained on, chosen by their hash
-    held_out_tokens: int = 500_000  # what an evaluation reads of them, at most
-    context: int = 256  # tokens a row, at most
-    batch_size: int = 4  # rows a step
-    rows: str = PACKED  # "packed"; "document", a row a document; "isolated", packed but blind to other documents
+    source: str | None = None  # one source, by its path; "stories" where `sources` is empty too
+    sources: tuple[SourceSection, ...] = ()  # or several sources, as `[[data.sources]]`
+    root: str = "."  # the folder that paths of sources are relative to
+    documents: int = 50_000  # the number of stories; other sources are read whole
+    tokens: str | None = None  # a folder of token shards; made where it does not exist
+    held_out: float = 0.01  # the share of documents that is never trained on, chosen by hash
+    held_out_tokens: int = 500_000  # an evaluation reads at most this many of their tokens
+    context: int = 256  # the most tokens in a row
+    batch_size: int = 4  # rows per step
+    rows: str = PACKED  # or "document": one document per row; or "isolated": packed, attention within a document
+
+    # Where the assistant's words in a conversation cannot be told exactly: "skip" and count it; learn its "last_turn"
+    # alone, and skip it where that cannot be told either; or "stop" with an error.
+    on_unmaskable: str = SKIP
 
     def __post_init__(self) -> None:
         require(self.source is None or not self.sources, "data has both source and sources; keep one")
@@ -82,10 +90,14 @@ class DataSection:
             self.rows in (PACKED, DOCUMENT, ISOLATED),
             f"data.rows must be {PACKED}, {DOCUMENT} or {ISOLATED}, not {self.rows!r}",
         )
+        require(
+            self.on_unmaskable in (SKIP, LAST_TURN, STOP),
+            f"data.on_unmaskable must be {SKIP}, {LAST_TURN} or {STOP}, not {self.on_unmaskable!r}",
+        )
         weighted = sum(source.weight is not None for source in self.sources)
         require(weighted in (0, len(self.sources)), "of data.sources all have a weight, or none")
 
     @property
     def all_sources(self) -> tuple[SourceSection, ...]:
-        """The sources, whichever way the recipe names them."""
+        """The sources, whichever key the recipe names them by."""
         return self.sources or (SourceSection(path=self.source or STORIES),)

@@ -1,9 +1,9 @@
-"""From a recipe's sources to token ids: what is trained on, and what is held out."""
+"""From a recipe's sources to token ids, for training and held out."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -11,16 +11,17 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from train.data.config import STORIES, DataSection, SourceSection
-from train.data.sources import Document, read_source
+from train.data.documents import Document, texts
+from train.data.sources import read_source
 from train.data.split import split_documents
 from train.data.stories import true_entropy
-from train.data.streams import Stream, StreamEncoder
+from train.data.streams import NONE_SKIPPED, Skipped, Stream, StreamEncoder
 from train.data.tokenizer import CorpusTokenizer
 from train.errors import DataError
 
-# Of so much text a stream is made: it is what a worker holds, and what is done again when it is killed.
+# The text of one stream: what a worker holds in memory, and repeats after it was killed.
 CHUNK_CHARACTERS = 1 << 26
-# A tokenizer learns no more from further documents than from so many.
+# The most documents of a source that a tokenizer is trained on.
 TOKENIZER_DOCUMENTS = 10_000
 
 Chunk = list[tuple[Document, bool]]  # documents, and whether each is held out
@@ -30,8 +31,8 @@ Chunk = list[tuple[Document, bool]]  # documents, and whether each is held out
 class TokenSource:
     """A source as token ids.
 
-    `weight` is its share of the training tokens, relative to the others'; None for what it has. `hashes` are those of
-    its training streams.
+    weight  its share of the training tokens, relative to the other sources'; None for its own size
+    hashes  of its training streams
     """
 
     name: str
@@ -39,10 +40,11 @@ class TokenSource:
     train: Sequence[Stream]
     held_out: Sequence[Stream]
     hashes: Sequence[str]
+    skipped: Skipped = NONE_SKIPPED
 
     @property
     def train_tokens(self) -> int:
-        """How many tokens can be learned from it."""
+        """The number of tokens to learn from it."""
         return sum(stream.learnable for stream in self.train)
 
 
@@ -50,8 +52,8 @@ class TokenSource:
 class Corpus:
     """All sources of a recipe as token ids.
 
-    `held_out` are streams of what is never trained on, as many tokens of it as an evaluation reads. `true_loss` is the
-    least mean loss, in nats a token, that any model can have on such documents, where it is known.
+    held_out   streams that are never trained on, cut to the tokens that an evaluation reads
+    true_loss  the lowest mean loss, in nats per token, that any model can have on such documents, where it is known
     """
 
     sources: Sequence[TokenSource]
@@ -61,17 +63,22 @@ class Corpus:
 
     @property
     def train_tokens(self) -> int:
-        """How many tokens can be learned from all sources."""
+        """The number of tokens to learn from all sources."""
         return sum(source.train_tokens for source in self.sources)
 
     @property
     def has_conversations(self) -> bool:
-        """Whether some tokens are there to be read and not to be learned."""
-        return any(stream.learned is not None for source in self.sources for stream in source.train)
+        """Whether some documents are conversations: the separator after these, and no other, is not learned."""
+        return any(
+            not stream.learned[stream.tokens == self.separator].all()
+            for source in self.sources
+            for stream in source.train
+            if stream.learned is not None
+        )
 
     @property
     def held_out_tokens(self) -> int:
-        """How many tokens an evaluation predicts."""
+        """The number of tokens that an evaluation predicts."""
         return sum(stream.learnable for stream in self.held_out)
 
     def held_out_texts(self, tokenizer: Tokenizer) -> list[str]:
@@ -81,43 +88,55 @@ class Corpus:
         return texts
 
     def fingerprint(self) -> str:
-        """A hash of what is trained on: two corpora with the same one are the same data in the same tokens."""
+        """A hash of the training data: corpora with the same fingerprint are the same text in the same tokens."""
         described = [(source.weight, list(source.hashes)) for source in self.sources]
         return hashlib.sha256(repr(described).encode()).hexdigest()[:16]
 
 
 def build_corpus(data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> Corpus:
-    """All sources of a recipe, tokenized in memory. Raises DataError where one holds nothing."""
+    """All sources of a recipe, tokenized in memory. Raises DataError where a source is empty."""
     sources = []
     with tqdm(unit="document", unit_scale=True, dynamic_ncols=True, leave=False, delay=2) as bar:
-        encoder = StreamEncoder(tokenizer.tokenizer, tokenizer.separator, tokenizer.chat_template, progress=bar.update)
+        encoder = make_encoder(tokenizer, data.on_unmaskable, progress=bar.update)
         for section in data.all_sources:
             bar.set_description(section.name, refresh=False)
             train, held_out = zip(*(encode_chunk(encoder, chunk) for chunk in chunks(section, data, seed)), strict=True)
             hashes = [stream.sha256() for stream in train]
-            sources.append(TokenSource(section.name, section.weight, train, held_out, hashes))
+            sources.append(
+                TokenSource(section.name, section.weight, train, held_out, hashes, skipped=encoder.pop_skipped())
+            )
     return assemble_corpus(sources, data, tokenizer.separator_id)
 
 
+def make_encoder(
+    tokenizer: CorpusTokenizer, on_unmaskable: str, *, progress: Callable[[int], object] = lambda _: None
+) -> StreamEncoder:
+    """The encoder of a corpus."""
+    return StreamEncoder(
+        tokenizer.tokenizer,
+        tokenizer.separator,
+        tokenizer.chat_template,
+        on_unmaskable=on_unmaskable,
+        progress=progress,
+    )
+
+
 def tokenizer_texts(data: DataSection, seed: int) -> Iterator[str]:
-    """What a tokenizer is trained on: of each source the first documents that are not held out."""
+    """The texts to train a tokenizer on: the first documents of each source that are not held out."""
     for source in data.all_sources:
         documents = split_documents(read_source(source, data, seed), data.held_out)
         learned = (document for document, is_held_out in documents if not is_held_out)
         for document in islice(learned, TOKENIZER_DOCUMENTS):
-            if isinstance(document, str):
-                yield document
-            else:
-                yield from (message["content"] for message in document)
+            yield from texts(document)
 
 
 def chunks(source: SourceSection, data: DataSection, seed: int) -> Iterator[Chunk]:
-    """The documents of a source, split, in parts of about `CHUNK_CHARACTERS`; the same for the same source."""
+    """The documents of a source, split, in parts of about `CHUNK_CHARACTERS`; the same parts for the same source."""
     chunk: Chunk = []
     characters = 0
     for document, is_held_out in split_documents(read_source(source, data, seed), data.held_out):
         chunk.append((document, is_held_out))
-        characters += _characters(document)
+        characters += len(document)
         if characters >= CHUNK_CHARACTERS:
             yield chunk
             chunk, characters = [], 0
@@ -126,7 +145,7 @@ def chunks(source: SourceSection, data: DataSection, seed: int) -> Iterator[Chun
 
 
 def encode_chunk(encoder: StreamEncoder, chunk: Chunk) -> tuple[Stream, Stream]:
-    """What a chunk's documents become: the stream to train on, and the one that is held out."""
+    """The streams of a chunk's documents: the one to train on, and the held-out one."""
     return (
         encoder.encode(document for document, is_held_out in chunk if not is_held_out),
         encoder.encode(document for document, is_held_out in chunk if is_held_out),
@@ -137,11 +156,13 @@ def assemble_corpus(sources: Sequence[TokenSource], data: DataSection, separator
     """A corpus of tokenized sources.
 
     Raises:
-        DataError: nothing is left to train on, less than one row is, or nothing is held out.
+        DataError: less than one row is left to train on, or no document is held out.
     """
     train_tokens = sum(source.train_tokens for source in sources)
     if train_tokens < data.context:
-        raise DataError(f"the data hold {train_tokens:,} tokens to train on, less than one row of {data.context}")
+        skipped = sum((source.skipped for source in sources), NONE_SKIPPED)
+        why = f"; {skipped}" if skipped.count else ""
+        raise DataError(f"the data hold {train_tokens:,} tokens to train on, less than one row of {data.context}{why}")
     with_held_out = [source for source in sources if any(len(stream.documents) for stream in source.held_out)]
     if not with_held_out:
         raise DataError(f"no document is held out at a share of {data.held_out}: raise data.held_out, or add documents")
@@ -151,7 +172,7 @@ def assemble_corpus(sources: Sequence[TokenSource], data: DataSection, separator
 
 
 def _first(streams: Iterable[Stream], tokens: int) -> Iterator[Stream]:
-    """The beginnings of some streams, of about so many tokens in all."""
+    """The beginnings of some streams, of about `tokens` tokens in all."""
     for stream in streams:
         if tokens <= 0:
             return
@@ -162,17 +183,13 @@ def _first(streams: Iterable[Stream], tokens: int) -> Iterator[Stream]:
 
 
 def _true_loss(sources: Sequence[TokenSource]) -> float | None:
-    """The stories' entropy, in nats a token, where there is nothing else.
+    """The entropy of the stories in nats per token, where they are the only source.
 
-    What is predicted of a story is its tokens and its end. Their mean number over so many stories is the expected one
-    to less than a per mille.
+    The predictions of a story are its tokens and its end. Their mean number over all stories read estimates the
+    expected number to within 0.1 %.
     """
     if [source.name for source in sources] != [STORIES]:
         return None
     streams = [*sources[0].train, *sources[0].held_out]
     documents = sum(len(stream.documents) for stream in streams)
     return true_entropy() * documents / sum(stream.predictions for stream in streams)
-
-
-def _characters(document: Document) -> int:
-    return len(document) if isinstance(document, str) else sum(len(message["content"]) for message in document)

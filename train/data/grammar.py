@@ -1,20 +1,18 @@
-"""A random grammar whose texts have a probability, and an entropy, that are known exactly.
+"""A random grammar, and the exact probability and entropy of its texts.
 
-A grammar is made of rules and tables. A template is a text with two kinds of holes:
+A grammar consists of rules and tables. A template is a text with two kinds of holes:
 
-    [rule]          one of the rule's options, drawn anew each time; an option is itself a template
-    {table.column}  a cell of the row that this text drew from the table, the same row throughout the text
+    [rule]          one of the rule's options, drawn each time; an option is itself a template
+    {table.column}  a cell of the row that this text drew from the table; one row for the whole text
 
-`[Rule]` and `{table.Column}` begin with a capital, `[a rule]` and `{A table.column}` put the right article before the
-word. Commas in a cell separate alternatives, of which one is drawn. All options, rows and alternatives are evenly
-likely. So a table is what makes a text cohere: a name, with the pronouns that go with it, comes back as it was.
+`[Rule]` and `{table.Column}` capitalize the word; `[a rule]` and `{A table.column}` put the right article before it.
+Commas in a cell separate alternatives, of which one is drawn. All options, rows and alternatives are equally likely.
+Tables make a text coherent: a name and its pronouns stay the same throughout.
 
-The choices of a derivation are independent, except that a row decides which alternatives its cells have. Hence the
-exact entropy of a derivation is a sum over the template, by linearity of expectation (`Grammar.entropy`). It is the
-entropy of the text if the text determines its derivation: `Grammar.derivations` lists all derivations of a text, and
-the tests hold that there is one. `Grammar` itself checks one half: a text that uses a row also names it.
-
-Knows no stories, no tokens and no files.
+The choices of a derivation are independent, except that a row determines the alternatives of its cells. By linearity of
+expectation, the entropy of a derivation is a sum over the template (`Grammar.entropy`). It equals the entropy of the
+text if each text has one derivation: `Grammar.derivations` lists the derivations of a text, and the tests check that
+there is one. `Grammar` checks one condition itself: a text that uses a row also names it.
 """
 
 from __future__ import annotations
@@ -31,22 +29,22 @@ HOLE = re.compile(
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One of several templates, evenly likely."""
+class Alternatives:
+    """Several templates, of which one is drawn; all are equally likely."""
 
     options: tuple[Template, ...]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A column of the row drawn from a table: `alternatives[row]` holds what it may read."""
+    """A column of the row drawn from a table: `alternatives[row]` are the words that it may become."""
 
     table: str
     alternatives: tuple[tuple[str, ...], ...]
-    names_row: bool  # the first column: no other row has the same
+    names_row: bool  # it is the first column, whose words are unique to their rows
 
 
-Template = tuple[str | Choice | Cell, ...]
+Template = tuple[str | Alternatives | Cell, ...]
 Rows = dict[str, int]  # table -> the row drawn from it
 
 
@@ -59,9 +57,9 @@ class Table:
 
     @classmethod
     def parse(cls, text: str) -> Table:
-        """Read lines of `|`-separated cells, the first line naming the columns.
+        """Read lines of `|`-separated cells; the first line names the columns.
 
-        Several names before the first bar, separated by commas, are several rows that share the other cells.
+        Several comma-separated names before the first bar make several rows that share the other cells.
         """
         header, *lines = [[cell.strip() for cell in line.split("|")] for line in text.strip().splitlines()]
         rows = []
@@ -73,12 +71,12 @@ class Table:
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The comma-separated items of a text, line breaks within them read as spaces."""
+    """The comma-separated items of a text, with line breaks as spaces."""
     return tuple(" ".join(item.split()) for item in text.split(",") if item.strip())
 
 
 class Grammar:
-    """A template as a source of texts: draws them, weighs them, takes them apart."""
+    """A template with its rules and tables: draws texts, computes entropy and parses texts."""
 
     def __init__(self, start: str, rules: Mapping[str, tuple[str, ...]], tables: Mapping[str, Table]) -> None:
         self._template = _Reader(rules, tables).read(start)
@@ -86,7 +84,7 @@ class Grammar:
         for name, table in tables.items():
             used, named = (_probability_of(self._template, name, naming=naming) for naming in (False, True))
             if not math.isclose(used, named):
-                raise ValueError(f"a text may use a row of {name!r} without naming it, so it would not tell the row")
+                raise ValueError(f"a text may use a row of {name!r} without naming it, so texts are ambiguous")
             self._entropy_of_rows += used * math.log(len(table.rows))
 
     def draw(self, random: Random) -> str:
@@ -98,36 +96,36 @@ class Grammar:
         return self._entropy_of_rows + _entropy_of_choices(self._template)
 
     def derivations(self, text: str) -> Iterator[float]:
-        """The log-probability of every derivation of a text; none if the grammar cannot say it."""
+        """The log-probability of each derivation of a text; none if the grammar cannot produce it."""
         for end, _, log_probability in _match(self._template, text, 0, {}):
             if end == len(text):
                 yield log_probability
 
 
 class _Reader:
-    """Turns template strings into trees, each rule read once."""
+    """Parses template strings into trees; parses each rule once."""
 
     def __init__(self, rules: Mapping[str, tuple[str, ...]], tables: Mapping[str, Table]) -> None:
         self._rules = rules
         self._tables = tables
-        self._choices: dict[str, Choice] = {}
+        self._alternatives: dict[str, Alternatives] = {}
 
     def read(self, text: str) -> Template:
-        parts: list[str | Choice | Cell] = []
+        parts: list[str | Alternatives | Cell] = []
         position = 0
         for hole in HOLE.finditer(text):
-            parts += [text[position : hole.start()], self._choice(hole) if hole["rule"] else self._cell(hole)]
+            parts += [text[position : hole.start()], self._rule(hole) if hole["rule"] else self._cell(hole)]
             position = hole.end()
         parts.append(text[position:])
         return tuple(part for part in parts if part != "")
 
-    def _choice(self, hole: re.Match[str]) -> Choice:
-        if hole[0] not in self._choices:
+    def _rule(self, hole: re.Match[str]) -> Alternatives:
+        if hole[0] not in self._alternatives:
             options = self._rules[_uncapitalized(hole["rule"])]
-            self._choices[hole[0]] = Choice(
+            self._alternatives[hole[0]] = Alternatives(
                 tuple(self.read(_inflected(option, hole["rule"], hole["rule_article"])) for option in options)
             )
-        return self._choices[hole[0]]
+        return self._alternatives[hole[0]]
 
     def _cell(self, hole: re.Match[str]) -> Cell:
         table = self._tables[hole["table"]]
@@ -139,7 +137,7 @@ class _Reader:
 
 
 def _inflected(word: str, name: str, article: str | None) -> str:
-    """The word as its hole wants it: with an article, with a capital."""
+    """The word with the article and the capital that its hole asks for."""
     if article:
         word = f"{article.strip()}{'n' if word[0] in 'aeiou' else ''} {word}"
     return word[0].upper() + word[1:] if name[0].isupper() else word
@@ -153,7 +151,7 @@ def _probability_of(template: Template, table: str, *, naming: bool) -> float:
     """The probability that a text uses a row of the table, or that it names the row (`naming`)."""
     absent = 1.0
     for part in template:
-        if isinstance(part, Choice):
+        if isinstance(part, Alternatives):
             present = sum(_probability_of(option, table, naming=naming) for option in part.options)
             absent *= 1.0 - present / len(part.options)
         elif isinstance(part, Cell) and part.table == table and (part.names_row or not naming):
@@ -165,7 +163,7 @@ def _draw(template: Template, rows: Rows, random: Random) -> Iterator[str]:
     for part in template:
         if isinstance(part, str):
             yield part
-        elif isinstance(part, Choice):
+        elif isinstance(part, Alternatives):
             yield from _draw(random.choice(part.options), rows, random)
         else:
             if part.table not in rows:
@@ -174,10 +172,10 @@ def _draw(template: Template, rows: Rows, random: Random) -> Iterator[str]:
 
 
 def _entropy_of_choices(template: Template) -> float:
-    """The entropy of all choices but those of rows, in nats."""
+    """The entropy of all choices except those of rows, in nats."""
     total = 0.0
     for part in template:
-        if isinstance(part, Choice):
+        if isinstance(part, Alternatives):
             total += math.log(len(part.options)) + sum(map(_entropy_of_choices, part.options)) / len(part.options)
         elif isinstance(part, Cell):
             total += sum(math.log(len(cell)) for cell in part.alternatives) / len(part.alternatives)
@@ -185,10 +183,10 @@ def _entropy_of_choices(template: Template) -> float:
 
 
 def _match(template: Template, text: str, start: int, rows: Rows) -> Iterator[tuple[int, Rows, float]]:
-    """Every way in which the template yields a piece of the text from `start` on.
+    """All ways in which the template can produce a piece of the text from `start` on.
 
     Yields:
-        Where the piece ends, the rows that it fixes, and the log-probability of the choices made.
+        The end of the piece, the rows drawn so far, and the log-probability of the choices.
     """
     if not template:
         yield start, rows, 0.0
@@ -198,11 +196,13 @@ def _match(template: Template, text: str, start: int, rows: Rows) -> Iterator[tu
             yield last, all_known, log_probability + rest
 
 
-def _match_part(part: str | Choice | Cell, text: str, start: int, rows: Rows) -> Iterator[tuple[int, Rows, float]]:
+def _match_part(
+    part: str | Alternatives | Cell, text: str, start: int, rows: Rows
+) -> Iterator[tuple[int, Rows, float]]:
     if isinstance(part, str):
         if text.startswith(part, start):
             yield start + len(part), rows, 0.0
-    elif isinstance(part, Choice):
+    elif isinstance(part, Alternatives):
         log_share = -math.log(len(part.options))
         for option in part.options:
             for end, known, log_probability in _match(option, text, start, rows):

@@ -1,7 +1,7 @@
-"""In which order rows are drawn: shuffled, mixed by weight, without end, and a pure function of a number.
+"""The order in which rows are drawn: endless, shuffled, mixed by weight, and a pure function of the row's number.
 
-Nothing is stored, so an order of billions of rows costs what one of ten does, and a resumed run goes on at the exact
-next row.
+Nothing is stored, so the order of billions of rows costs as much as the order of ten, and a resumed run continues at
+exactly the next row.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _MASK = (1 << 64) - 1
 
 
 class Permutation:
-    """A seeded order of 0 ... size - 1, computed place by place.
+    """A seeded permutation of 0 ... size - 1, computed element by element.
 
-    A Feistel network permutes the numbers of as many bits as `size` needs; a result beyond `size` is sent through it
+    A Feistel network permutes all numbers with the bits of `size`; a result that is not below `size` goes through it
     again (cycle walking: Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002).
     """
 
@@ -44,16 +44,16 @@ class Permutation:
 
 
 class Mixture:
-    """Which row of which source is the n-th that is ever drawn.
+    """Maps n to the source and row that are drawn n-th.
 
-    An epoch draws a fixed number of rows from each source, all of them shuffled together. A source has epochs of its
-    own: every one of its rows is drawn once before any is drawn again (but that the epoch in which they begin again
-    may shuffle the two rounds together).
+    An epoch draws a fixed number of rows from each source and shuffles them together. Each source cycles through its
+    own rows: all are drawn once before any is drawn again, except that the epoch in which a cycle ends shuffles the
+    end of one cycle with the start of the next.
 
     Args:
-        rows: how many each source has.
-        draws: how many of each an epoch draws.
-        seed: decides the order.
+        rows: the number of rows of each source.
+        draws: the number of rows that an epoch draws from each source.
+        seed: of the order.
     """
 
     def __init__(self, rows: Sequence[int], draws: Sequence[int], seed: int) -> None:
@@ -74,14 +74,14 @@ class Mixture:
 
 
 def draws_by_weight(rows: Sequence[int], predictions: Sequence[int], weights: Sequence[float]) -> list[int]:
-    """Rows of each source that an epoch draws, so that the predictions made are shared out by weight.
+    """The number of rows that an epoch draws from each source, so that weights are shares of the predictions.
 
-    An epoch makes about as many predictions as there are in all sources.
+    An epoch makes about as many predictions as all sources have.
 
     Args:
-        rows: how many each source has.
-        predictions: how many they make in all.
-        weights: of any sum.
+        rows: the number of rows of each source.
+        predictions: the number of predictions in all rows of each source.
+        weights: of each source; their sum may be any number.
     """
     share = sum(predictions) / sum(weights)
     return [
@@ -98,7 +98,7 @@ def _seed_of(*numbers: int) -> int:
 
 
 def _mixed(number: int) -> int:
-    """64 bits that depend on all bits of a number (the finalizer of splitmix64: Steele, Lea and Flood, 2014)."""
+    """A hash of a number to 64 bits (the finalizer of splitmix64: Steele, Lea and Flood, 2014)."""
     number = (number + 0x9E3779B97F4A7C15) & _MASK
     number = (number ^ number >> 30) * 0xBF58476D1CE4E5B9 & _MASK
     number = (number ^ number >> 27) * 0x94D049BB133111EB & _MASK

@@ -1,14 +1,11 @@
-"""Rows: the pieces of at most `context` predictions into which streams are cut.
+"""Rows: the pieces of at most `context` predictions into which streams are cut, in one of three ways.
 
-There are three ways to cut them:
+    packed      a row is the next `context` predictions, across documents; nothing is padded
+    document    a row is one document, so that no token attends to another document; shorter rows are padded
+    isolated    packed, but each token attends to its own document alone, and positions start at 0 in each document
 
-    packed      a row is the next `context` predictions, whatever documents they belong to; nothing is padded
-    document    a row is one document, so that no token attends to another document's; the shorter rows of a batch are
-                padded
-    isolated    packed, but every token attends to its own document alone, at positions that begin with it
-
-No prediction is lost and none is made twice, but that rows in which nothing is learned are left out, and that in
-`document` rows nothing predicts the first token of a conversation. Knows no torch and no order of rows.
+Every prediction is in exactly one row, with two exceptions: rows in which nothing is learned are dropped, and in
+`document` rows nothing predicts the first token of a conversation. Imports no torch.
 """
 
 from __future__ import annotations
@@ -41,7 +38,7 @@ class Spans(Protocol):
 
 
 class PackedSpans:
-    """Rows of `context` predictions one after another; the last may be shorter. Takes no memory."""
+    """Consecutive spans of `context` predictions, computed on demand; the last may be shorter."""
 
     def __init__(self, predictions: int, context: int) -> None:
         self._predictions = predictions
@@ -55,12 +52,12 @@ class PackedSpans:
         return begin, min(begin + self._context, self._predictions)
 
 
-class Rows:
-    """All rows of some streams, counted through.
+class RowDataset:
+    """All rows of some streams, by number.
 
     Args:
         streams: in order.
-        context: predictions a row, at most.
+        context: the most predictions in a row.
         cut: "packed", "document" or "isolated".
     """
 
@@ -81,7 +78,7 @@ class Rows:
 
 
 def stream_spans(stream: Stream, context: int, cut: str) -> Spans:
-    """The rows of one stream."""
+    """The rows of one stream, as spans of predictions."""
     if cut == DOCUMENT:
         spans = _document_spans(stream.documents, context)
     elif stream.learned is None:
@@ -93,7 +90,7 @@ def stream_spans(stream: Stream, context: int, cut: str) -> Spans:
 
 
 def _document_spans(documents: NDArray[np.int64], context: int) -> NDArray[np.int64]:
-    """A row a document, and several for one that is longer than the context; int64 [rows, 2]."""
+    """One row per document, and several for a document longer than the context; int64 [rows, 2]."""
     begins, ends = documents[:, 0], documents[:, 1]
     pieces = -(-(ends - begins) // context)
     whose = np.repeat(np.arange(len(documents)), pieces)
@@ -103,6 +100,6 @@ def _document_spans(documents: NDArray[np.int64], context: int) -> NDArray[np.in
 
 
 def _learned_in(learned: NDArray[np.bool_], spans: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many labels of each row count."""
+    """The number of labels in each row that are learned; int64 [rows]."""
     before = np.concatenate([[0], np.cumsum(learned, dtype=np.int64)])  # learned tokens before each one
     return before[spans[:, 1] + 1] - before[spans[:, 0] + 1]

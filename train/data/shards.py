@@ -1,13 +1,13 @@
-"""A folder of token shards: a recipe's sources, tokenized once and mapped into memory by every run.
+"""A folder of token shards: a recipe's sources, tokenized once and mapped into memory by each run.
 
-    plan.json                     what was asked for: sources, tokenizer, share that is held out
-    tokenizer/                    tokenizer.json and the files that go with it
-    shards/SOURCE-NUMBER.json     what a shard holds; its arrays lie beside it, SOURCE-NUMBER.train.tokens.npy and so on
-    index.json                    all shards, written when the last is done: without it the folder is not complete
+    plan.json                     the request: sources, tokenizer, share to hold out
+    tokenizer/                    tokenizer.json and its side files
+    shards/SOURCE-NUMBER.json     the record of a shard, beside its arrays: SOURCE-NUMBER.train.tokens.npy and so on
+    index.json                    all shards, written when the last is done: without it the folder is incomplete
 
-A shard is one stream to train on and one that is held out, of the next 64 million characters of a source, so it is the
-same whoever makes it: several workers, or a second run after the first was killed, leave the same bytes. A shard counts
-as done when its JSON file is there, which is renamed into place after its arrays.
+A shard is a training stream and a held-out stream of the next 64 million characters of a source. Its bytes depend on
+these alone: any number of workers, or a second run after the first was killed, write the same files. A shard is done
+when its JSON file exists, which is renamed into place after its arrays.
 """
 
 from __future__ import annotations
@@ -24,15 +24,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from model.files import replacing_file, write_json
-from train.data.chat import ChatTemplate
 from train.data.config import STORIES, DataSection
-from train.data.corpus import CHUNK_CHARACTERS, Chunk, Corpus, TokenSource, assemble_corpus, chunks, encode_chunk
+from train.data.corpus import (
+    CHUNK_CHARACTERS,
+    Chunk,
+    Corpus,
+    TokenSource,
+    assemble_corpus,
+    chunks,
+    encode_chunk,
+    make_encoder,
+)
 from train.data.sources import source_files
-from train.data.streams import Stream, StreamEncoder
+from train.data.streams import NONE_SKIPPED, Skipped, Stream, StreamEncoder
 from train.data.tokenizer import CorpusTokenizer
 from train.errors import DataError
 
@@ -45,7 +52,7 @@ Record = dict[str, Any]
 
 
 class TokenFolder:
-    """Paths of a folder of token shards, and reading and writing what lies there."""
+    """The paths of a folder of token shards, and reading and writing its files."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -56,7 +63,7 @@ class TokenFolder:
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether a tokenizer was put here when the folder was begun."""
+        """Whether the folder holds a tokenizer."""
         return (self.tokenizer / "tokenizer.json").is_file()
 
     @property
@@ -65,35 +72,35 @@ class TokenFolder:
         return self._index.is_file()
 
     def check(self, data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> None:
-        """Raise DataError where the folder was made, or begun, of other text, in other tokens or split otherwise."""
-        found, wanted = _read_json(self._plan), _plan(data, tokenizer, seed)
+        """Raise DataError where the folder was made, or begun, from other text, with another tokenizer or split."""
+        found, wanted = _read_json(self._plan), json.loads(json.dumps(_plan(data, tokenizer, seed)))
         found_files, files = found.pop("file_bytes", {}), wanted.pop("file_bytes")
         differing = [key for key in wanted if found.get(key) != wanted[key]]
-        differing += [name for name in files if found_files.get(name) != files[name]]  # those that are still there
+        differing += [name for name in files if found_files.get(name) != files[name]]  # those that still exist
         if differing:
             raise DataError(
-                f"{self.path} was made of other data ({differing[0]} differs): give another folder, or delete it"
+                f"{self.path} was made from other data ({differing[0]} differs): give another folder, or delete it"
             )
 
     def make(
         self, data: DataSection, tokenizer: CorpusTokenizer, seed: int, *, workers: int = 1, progress: bool = True
     ) -> None:
-        """Tokenize what is not yet done.
+        """Tokenize the shards that are not done yet.
 
         Args:
             data: the sources.
             tokenizer: of all of them.
             seed: of the stories.
-            workers: processes; 1 works in this one.
-            progress: whether a bar is shown.
+            workers: the number of processes; 1 uses this process.
+            progress: whether to show a bar.
 
         Raises:
-            DataError: the folder is another recipe's, or a source is broken.
+            DataError: the folder belongs to another recipe, or a source is broken.
         """
         if self._plan.is_file():
             self.check(data, tokenizer, seed)
         elif self.path.exists() and {path.name for path in self.path.iterdir()} - {self.tokenizer.name}:
-            raise DataError(f"{self.path} is there already and holds no tokens: give another folder")
+            raise DataError(f"{self.path} exists and is not a folder of tokens: give another folder")
         else:
             tokenizer.save(self.tokenizer, max_length=MODEL_MAX_LENGTH, with_chat=True)
             write_json(self._plan, _plan(data, tokenizer, seed))
@@ -101,11 +108,11 @@ class TokenFolder:
             return
         self._shards.mkdir(exist_ok=True)
         with tqdm(unit="document", unit_scale=True, dynamic_ncols=True, disable=not progress) as bar:
-            _encode_all(self._tasks(data, seed, bar), tokenizer, workers, bar)
+            _encode_all(self._tasks(data, seed, bar), tokenizer, data.on_unmaskable, workers, bar)
         write_json(self._index, self._summary(data))
 
     def _tasks(self, data: DataSection, seed: int, bar: tqdm[Any]) -> Iterator[tuple[Path, Chunk]]:
-        """Where a shard goes, and what it is made of, for each that is not yet done."""
+        """The path and the documents of each shard that is not done yet."""
         for place, source in enumerate(data.all_sources):
             bar.set_description(source.name)
             for number, chunk in enumerate(chunks(source, data, seed)):
@@ -120,21 +127,23 @@ class TokenFolder:
         for place, source in enumerate(data.all_sources):
             records = [_read_json(path) for path in sorted(self._shards.glob(f"{place:03}-*.json"))]
             totals = {key: sum(record[key] for record in records) for key in ("documents", "train_tokens")}
-            sources.append({"name": source.name, **totals, "shards": records})
+            skipped = sum((Skipped(**record["skipped"]) for record in records), NONE_SKIPPED)
+            sources.append({"name": source.name, **totals, "skipped": dataclasses.asdict(skipped), "shards": records})
         return {"format": FORMAT, "sources": sources}
 
     def index(self) -> Record:
-        """What the folder holds: `sources`, each with `name`, `documents`, `train_tokens` and its `shards`."""
+        """The index of the folder: `sources`, each with `name`, `documents`, `train_tokens`, `skipped`, `shards`."""
         return _read_json(self._index)
 
     def corpus(self, data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> Corpus:
-        """The corpus of a complete folder, mapped into memory. Raises DataError where it is another recipe's."""
+        """The corpus of a complete folder, mapped into memory. Raises DataError where it belongs to another recipe."""
         self.check(data, tokenizer, seed)
         sources = []
         for section, found in zip(data.all_sources, self.index()["sources"], strict=True):
             streams = {side: [self._stream(record, side) for record in found["shards"]] for side in SIDES}
             hashes = [record["train"]["sha256"] for record in found["shards"]]
-            sources.append(TokenSource(section.name, section.weight, **streams, hashes=hashes))
+            skipped = Skipped(**found["skipped"])
+            sources.append(TokenSource(section.name, section.weight, **streams, hashes=hashes, skipped=skipped))
         return assemble_corpus(sources, data, tokenizer.separator_id)
 
     def _stream(self, record: Record, side: str) -> Stream:
@@ -143,16 +152,16 @@ class TokenFolder:
         for name in held["arrays"]:
             path = self._shards / f"{record['shard']}.{side}.{name}.npy"
             try:
-                arrays[name] = np.load(path, mmap_mode="r" if held["documents"] else None)  # nothing cannot be mapped
+                arrays[name] = np.load(path, mmap_mode="r" if held["documents"] else None)
             except (OSError, ValueError) as error:
                 raise DataError(
-                    f"{path} is missing or cut off ({error}); delete {self.path} and tokenize again"
+                    f"{path} is missing or truncated ({error}); delete {self.path} and tokenize again"
                 ) from None
         return Stream(**arrays)
 
 
 def _plan(data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> Record:
-    """All that decides what the shards hold."""
+    """Everything that the contents of the shards depend on."""
     sources = [
         {key: value for key, value in dataclasses.asdict(source).items() if key != "weight"}
         for source in data.all_sources
@@ -169,38 +178,39 @@ def _plan(data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> Record:
         "chunk_characters": CHUNK_CHARACTERS,
         "tokenizer_sha256": hashlib.sha256(tokenizer.tokenizer.to_str().encode()).hexdigest(),
         "separator": tokenizer.separator,
+        "on_unmaskable": data.on_unmaskable,
         "chat_template_sha256": template and hashlib.sha256(template.source.encode()).hexdigest(),
     }
 
 
-def _encode_all(tasks: Iterator[tuple[Path, Chunk]], tokenizer: CorpusTokenizer, workers: int, bar: tqdm[Any]) -> None:
-    """Make each shard."""
-    template = tokenizer.chat_template
+def _encode_all(
+    tasks: Iterator[tuple[Path, Chunk]], tokenizer: CorpusTokenizer, on_unmaskable: str, workers: int, bar: tqdm[Any]
+) -> None:
+    """Write each shard, in this process or in workers."""
     if workers == 1:
-        encoder = StreamEncoder(tokenizer.tokenizer, tokenizer.separator, template, progress=bar.update)
+        encoder = make_encoder(tokenizer, on_unmaskable, progress=bar.update)
         for task in tasks:
             _write_shard(encoder, *task)
         return
-    # Processes, for a thread would wait for the others' Python; new ones, for a fork copies the threads' locks.
+    # Processes, because threads would share one interpreter; spawned, because a fork copies the threads' locks.
     context = get_context("spawn")
-    parts = (tokenizer.tokenizer.to_str(), tokenizer.separator, template)
-    with ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=parts) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=(tokenizer, on_unmaskable)) as pool:
         pending: set[Future[int]] = set()
         for task in tasks:
             pending.add(pool.submit(_work, *task))
-            if len(pending) > workers:  # one more than is worked on, so that memory holds few chunks
+            if len(pending) > workers:  # one more than is being worked on, so that few chunks are in memory
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 bar.update(sum(future.result() for future in done))
         bar.update(sum(future.result() for future in pending))
 
 
-_ENCODERS: list[StreamEncoder] = []  # a worker's own
+_ENCODERS: list[StreamEncoder] = []  # of a worker process
 
 
-def _begin_worker(tokenizer: str, separator: str, template: ChatTemplate | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits: what is begun is finished
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes fill the cores
-    _ENCODERS.append(StreamEncoder(Tokenizer.from_str(tokenizer), separator, template))
+def _begin_worker(tokenizer: CorpusTokenizer, on_unmaskable: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent; a worker finishes its shard
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes use all cores already
+    _ENCODERS.append(make_encoder(tokenizer, on_unmaskable))
 
 
 def _work(shard: Path, chunk: Chunk) -> int:
@@ -209,7 +219,7 @@ def _work(shard: Path, chunk: Chunk) -> int:
 
 
 def _write_shard(encoder: StreamEncoder, shard: Path, chunk: Chunk) -> None:
-    """Write a shard's arrays, and then the file that says what they are."""
+    """Write the arrays of a shard, and then its record."""
     record: Record = {"shard": shard.name, "documents": len(chunk)}
     for side, stream in zip(SIDES, encode_chunk(encoder, chunk), strict=True):
         arrays = {name: array for name in ARRAYS if (array := getattr(stream, name)) is not None}
@@ -226,6 +236,7 @@ def _write_shard(encoder: StreamEncoder, shard: Path, chunk: Chunk) -> None:
             "sha256": stream.sha256(),
         }
     record["train_tokens"] = record["train"]["tokens"]
+    record["skipped"] = dataclasses.asdict(encoder.pop_skipped())
     write_json(shard.with_suffix(".json"), record)
 
 

@@ -1,32 +1,27 @@
-"""Documents from where they are: the built-in stories, text, JSONL and Parquet files, data sets on the Hub.
+"""Documents from sources: the built-in stories, text files, files of rows, data sets on the Hub.
 
-A document is a text, or a conversation: a list of messages, each with `role` and `content`. Documents are read one
-after another, so a source may be larger than memory; only a text file that a regular expression cuts is read whole.
-Lines of text files end in a line feed, however the file ends them.
+Documents are read one after another, so a source may be larger than memory; only a JSON list, and a text file that a
+regular expression cuts, are read whole. Lines of text files end in a line feed, however the file ends them.
 
-Every reader is strict: what cannot be read, or lacks the field, is an error that names the file and the line. Knows no
-tokens.
+Every reader is strict: content that cannot be read, and a row without the field, are errors that name file and line.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
 
 from train.data.config import STORIES, DataSection, SourceSection
+from train.data.documents import Document, is_blank, read_document
+from train.data.files import read_blocks
 from train.data.stories import stories
+from train.data.table_files import has_fields, read_rows
 from train.errors import DataError
 
-Conversation = list[dict[str, str]]
-Document = str | Conversation
-
-BLOCK_BYTES = 1 << 22
-PARQUET_ROWS = 1024
+DEFAULT_FIELD = "text"
+BYTE_ORDER_MARK = "\ufeff"
 
 
 def read_source(source: SourceSection, data: DataSection, seed: int) -> Iterator[Document]:
@@ -42,7 +37,7 @@ def read_source(source: SourceSection, data: DataSection, seed: int) -> Iterator
     """
     count = 0
     for document in _documents(source, data, seed):
-        if _characters(document) >= source.min_characters:
+        if not is_blank(document) and len(document) >= source.min_characters:
             count += 1
             yield document
     if not count:
@@ -69,43 +64,39 @@ def _documents(source: SourceSection, data: DataSection, seed: int) -> Iterator[
     if source.path not in (None, STORIES) and not files:
         raise DataError(f"no file matches {Path(data.root) / str(source.path)}")
     for path in files:
-        try:
-            yield from _read_file(path, source)
-        except OSError as error:  # gzip's errors have no strerror
-            raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+        yield from _read_file(path, source)
 
 
 def _read_file(path: Path, source: SourceSection) -> Iterator[Document]:
-    suffix = Path(path.name.removesuffix(".gz")).suffix
-    if suffix == ".parquet":
-        return _read_parquet(path, source.field)
-    if suffix in (".jsonl", ".ndjson"):
-        return _read_json_lines(path, source.field)
-    if source.separator_pattern is not None:
-        return _read_text_by_pattern(path, source.separator_pattern)
-    return _read_text(path, source.separator)
-
-
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    if has_fields(path):
+        wanted = [name for name in (source.field or DEFAULT_FIELD, source.prompt_field, "tools") if name is not None]
+        for where, row in read_rows(path, wanted):
+            yield _document(row, where, source)
+    elif source.field is not None:
+        raise DataError(
+            f"{path} is read as plain text, which has no field {source.field!r}: leave out the source's field, or give "
+            "the file the suffix of its format (.jsonl, .json, .csv, .tsv or .parquet)"
+        )
+    elif source.separator_pattern is not None:
+        yield from _read_text_by_pattern(path, source.separator_pattern)
+    else:
+        yield from _read_text(path, source.separator)
 
 
 def _read_text(path: Path, separator: str) -> Iterator[str]:
     """Parts of a UTF-8 file between separators, space around them left out; a block at a time."""
     mark, rest, offset = separator.encode(), b"", 0
-    with _open(path) as file:
-        while block := file.read(BLOCK_BYTES):
-            *parts, rest = (rest + block).split(mark)
-            for part in parts:
-                yield _decoded(part, path, offset)
-                offset += len(part) + len(mark)
+    for block in read_blocks(path):
+        *parts, rest = (rest + block).split(mark)
+        for part in parts:
+            yield _decoded(part, path, offset)
+            offset += len(part) + len(mark)
     yield _decoded(rest, path, offset)
 
 
 def _read_text_by_pattern(path: Path, pattern: str) -> Iterator[str]:
     """Parts of a UTF-8 file between matches of a regular expression, space around them left out."""
-    with _open(path) as file:
-        text = _decoded(file.read(), path, 0)
+    text = _decoded(b"".join(read_blocks(path)), path, 0)
     matches = re.finditer(pattern, text, re.MULTILINE)  # not re.split, which would also yield the pattern's groups
     start = 0
     for match in matches:
@@ -121,39 +112,9 @@ def _decoded(content: bytes, path: Path, offset: int) -> str:
         raise DataError(f"{path} is not a text file: the byte at {offset + error.start:,} is not UTF-8") from None
     if "\0" in text:
         raise DataError(f"{path} is not a text file: there is a zero byte at {offset + content.index(0):,}")
+    if offset == 0:
+        text = text.removeprefix(BYTE_ORDER_MARK)
     return text.replace("\r\n", "\n").strip()
-
-
-def _read_json_lines(path: Path, field: str) -> Iterator[Document]:
-    with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield _document(_json(line, path, number), field, f"{path}, line {number}")
-
-
-def _json(line: bytes, path: Path, number: int) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{path}, line {number} is not JSON: {error}") from None
-
-
-def _read_parquet(path: Path, field: str) -> Iterator[Document]:
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError:
-        raise DataError(f"{path} is read with pyarrow: pip install -r requirements-extras.txt") from None
-    try:
-        with parquet.ParquetFile(path) as file:
-            _check_field(file.schema_arrow.names, field, str(path))
-            row = 0
-            for batch in file.iter_batches(PARQUET_ROWS, columns=[field]):
-                for value in batch.column(0).to_pylist():
-                    row += 1
-                    yield _document({field: value}, field, f"{path}, row {row}")
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path} is cut off or is no Parquet file: {str(error).splitlines()[0]}") from None
 
 
 def _read_hub(source: SourceSection) -> Iterator[Document]:
@@ -168,44 +129,17 @@ def _read_hub(source: SourceSection) -> Iterator[Document]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"the data set {source.name} cannot be opened: {reason}") from None
     for number, row in enumerate(rows, start=1):
-        yield _document(row, source.field, f"{source.name}, row {number}")
+        yield _document(row, f"{source.name}, row {number}", source)
 
 
-def _document(row: Any, field: str, where: str) -> Document:
-    """The document in a row of fields. Raises DataError where it is not there, or is neither text nor messages."""
-    if not isinstance(row, dict):
-        raise DataError(f"{where} is not an object with a field {field!r}")
-    _check_field(row, field, where)
-    value = row[field]
-    if isinstance(value, str):
-        document: Document = value
-    elif isinstance(value, list) and value and all(_is_message(message) for message in value):
-        document = [{"role": message["role"], "content": message["content"]} for message in value]
-    else:
-        raise DataError(f"{where}: {field!r} is neither a text nor a list of messages with role and content")
-    try:
-        "".join(document if isinstance(document, str) else [message["content"] for message in document]).encode()
-    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
-        raise DataError(f"{where}: {field!r} is not valid Unicode") from None
-    return document
-
-
-def _check_field(fields: Iterable[str], field: str, where: str) -> None:
-    fields = list(fields)
-    if field not in fields:
-        known = ", ".join(map(str, fields[:8])) or "none"
-        raise DataError(f"{where} has no field {field!r} (set the source's field); there are: {known}")
-
-
-def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
-
-
-def _characters(document: Document) -> int:
-    """How long a document is; blank ones have length 0."""
-    if isinstance(document, str):
-        return len(document) if document.strip() else 0
-    return sum(len(message["content"]) for message in document)
+def _document(row: object, where: str, source: SourceSection) -> Document:
+    return read_document(
+        row,
+        where,
+        field=source.field or DEFAULT_FIELD,
+        prompt_field=source.prompt_field,
+        ignored_keys=source.ignored_keys,
+    )
 
 
 def _of_length(source: SourceSection) -> str:

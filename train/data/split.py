@@ -1,28 +1,25 @@
-"""Which documents are held out: a matter of each document alone, by a hash of what it says.
+"""Which documents are held out. The hash of a document's content decides, and nothing else.
 
-So the same document lies on the same side whatever else there is, in whatever order, and copies of a document never lie
-on both sides.
+Adding, removing or reordering documents therefore moves no other document between the sides, and copies of a document
+are always on the same side.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
-from train.data.sources import Document
+from train.data.documents import Document, identity
 from train.errors import DataError
 
 
 def split_documents(documents: Iterable[Document], share: float) -> Iterator[tuple[Document, bool]]:
-    """Each document, and whether it is held out.
-
-    A text that is alone in its source is cut instead: its end is held out.
+    """Each document, and whether it is held out. If a source has a single text, the end of the text is held out.
 
     Args:
         documents: of one source.
-        share: of all documents that is held out, between 0 and 1.
+        share: the share of documents to hold out, between 0 and 1.
     """
     iterator = iter(documents)
     first = list(islice(iterator, 2))
@@ -34,15 +31,14 @@ def split_documents(documents: Iterable[Document], share: float) -> Iterator[tup
 
 
 def is_held_out(document: Document, share: float) -> bool:
-    """Whether the hash of a document, as a fraction of the largest, lies below the share."""
-    said = document if isinstance(document, str) else json.dumps(document, sort_keys=True, ensure_ascii=False)
-    digest = hashlib.blake2b(said.encode(), digest_size=8).digest()
+    """Whether the hash of a document, as a fraction of the largest hash, lies below the share."""
+    digest = hashlib.blake2b(identity(document).encode(), digest_size=8).digest()
     return int.from_bytes(digest) < share * 2**64
 
 
 def _cut(document: Document, share: float) -> Iterator[tuple[Document, bool]]:
     if not isinstance(document, str):
-        raise DataError("a single conversation cannot be cut into what is trained on and what is held out; add more")
+        raise DataError("a single conversation cannot be cut into a part to train on and a part to hold out; add more")
     cut = round(len(document) * (1 - share))
     parts = document[:cut], document[cut:]
     if not all(parts):

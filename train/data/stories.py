@@ -1,14 +1,12 @@
-"""The built-in corpus: short stories for children, drawn from a grammar, without end and the same for the same seed.
+"""The built-in corpus: an endless sequence of short children's stories from a grammar, determined by a seed.
 
-A story has a hero, a problem and somebody who helps; names, pronouns and things stay what they were. The words, tables
-and plots lie in `story_grammar/*.toml`; what a grammar is, and why its entropy is known exactly, is told in
-`train.data.grammar`. The true entropy is the least loss that any model can have on unseen stories.
+A story has a hero, a problem and a helper, and its names, pronouns and things are consistent. The words, tables and
+plots are in `story_grammar/*.toml`; `train.data.grammar` explains grammars and why their entropy is known exactly. The
+true entropy is the lowest loss that any model can have on unseen stories.
 
     for story in islice(stories(seed=7), 3): print(story)
-    true_entropy()                      # nats a story
-    true_entropy() / tokens_per_story   # nats a token; count the token that ends a story too
-
-Knows no tokens: how many of them a story has is the tokenizer's matter.
+    true_entropy()                      # nats per story
+    true_entropy() / tokens_per_story   # nats per token; count the token that ends a story too
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ GRAMMAR_FOLDER = Path(__file__).parent / "story_grammar"
 
 
 def stories(seed: int) -> Iterator[str]:
-    """All stories of a seed, one after another; there is no last one."""
+    """The stories of a seed, without end."""
     grammar, random = story_grammar(), Random(seed)  # noqa: S311 - stories, not secrets
     while True:
         yield grammar.draw(random)
@@ -38,13 +36,13 @@ def true_entropy() -> float:
 
 
 def log_probability(story: str) -> float:
-    """The log-probability of a story in nats; -inf for a text that the grammar cannot say."""
+    """The log-probability of a story in nats; -inf for a text that the grammar cannot produce."""
     probability = sum(map(math.exp, story_grammar().derivations(story)))
     return math.log(probability) if probability else -math.inf
 
 
 def parses(text: str) -> bool:
-    """Whether a text, but for space around it, is a story of the grammar."""
+    """Whether a text, without space around it, is a story of the grammar."""
     return any(True for _ in story_grammar().derivations(text.strip()))
 
 

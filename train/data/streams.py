@@ -1,10 +1,10 @@
-"""Documents as one long row of token ids, from which rows for training are cut.
+"""Documents as one long sequence of token ids, from which rows for training are cut.
 
-A stream is `separator document separator document ... separator`: the token begins a document and ends it, so a model
-prompted with it alone starts one, and stops after it. A stream of n tokens makes n - 1 predictions: prediction p is
-that of token p + 1 from token p and what is before it.
+A stream is `separator document separator document ... separator`. The separator begins and ends each document, so a
+model prompted with it alone starts a document, and ends it by generating it again. A stream of n tokens makes n - 1
+predictions: prediction p predicts token p + 1 from the tokens up to p.
 
-Knows no torch, so that the processes that tokenize start fast.
+Imports no torch, so that tokenizing processes start fast.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from train.data.chat import ChatTemplate, encode_conversation
-from train.data.sources import Document
+from train.data.chat import ChatTemplate, UnmaskableError, encode_conversation
+from train.data.config import STOP
+from train.data.documents import Completion, Conversation, Document
 from train.errors import DataError
 
-CHARACTERS_AT_ONCE = 1 << 20  # the tokenizers library keeps much more than ids until it has done all it was given
+CHARACTERS_AT_ONCE = 1 << 20  # an encoding takes far more memory than its ids until its batch is done
 
 Ids = NDArray[np.uint16] | NDArray[np.uint32]
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Documents in one row of ids, in memory or mapped from files.
+    """Documents in one sequence of ids, in memory or mapped from files.
 
     tokens     uint16 or uint32 [tokens]; a separator first, last, and between documents
-    documents  int64 [documents, 2]: of each, its first prediction and the one after its last. A text's go from the
-               separator before it to the one after it; a conversation's from its first token to its last, for its
-               template says how it begins and ends
-    learned    bool [tokens]: which tokens count where they are predicted; None where all do
+    documents  int64 [documents, 2]: the first prediction of each, and the one after its last. The predictions of a
+               text, and of a completion with its prompt, reach from the separator before it to the one after it; those
+               of a conversation from its first token to its last, because its template decides how it begins and ends
+    learned    bool [tokens]: which tokens are learned; None where all are
     """
 
     tokens: Ids
@@ -43,16 +44,16 @@ class Stream:
 
     @property
     def predictions(self) -> int:
-        """How many tokens are predicted."""
+        """The number of predictions."""
         return len(self.tokens) - 1
 
     @property
     def learnable(self) -> int:
-        """How many of the predicted tokens count."""
+        """The number of predicted tokens that are learned."""
         return self.predictions if self.learned is None else int(np.count_nonzero(self.learned[1:]))
 
     def first_documents(self, tokens: int) -> Stream:
-        """The beginning of the stream: its first document, and as many more as fit into so many tokens."""
+        """The beginning of the stream: its first document, and as many more as fit into `tokens` with it."""
         count = max(1, int(np.searchsorted(self.documents[:, 1], tokens - 1, side="right")))
         if count >= len(self.documents):
             return self
@@ -62,7 +63,7 @@ class Stream:
         )
 
     def sha256(self) -> str:
-        """A hash of all that rows are cut from."""
+        """A hash of all arrays, from which rows are cut."""
         digest = hashlib.sha256()
         for array in (self.tokens, self.documents, self.learned):
             if array is not None:
@@ -77,14 +78,35 @@ class Stream:
             yield ids[int(ids[0] == separator) : len(ids) - int(ids[-1] == separator)].tolist()
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """Conversations that were left out, because what to learn of them could not be told exactly."""
+
+    count: int = 0
+    first: str = ""  # the reason for the first one, which names its row
+
+    def __add__(self, other: Skipped) -> Skipped:
+        return Skipped(self.count + other.count, self.first or other.first)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.count:,} conversations were skipped (data.on_unmaskable says what becomes of them); the first: "
+            f"{self.first}"
+        )
+
+
+NONE_SKIPPED = Skipped()
+
+
 class StreamEncoder:
-    """Makes a stream of documents.
+    """Makes streams of documents.
 
     Args:
-        tokenizer: has the separator.
+        tokenizer: contains the separator.
         separator: the token between documents.
-        chat_template: for conversations; a document that is one is an error without it.
-        progress: called with how many more documents are done.
+        chat_template: for conversations, which are an error without it.
+        on_unmaskable: what becomes of a conversation that cannot be masked exactly (`DataSection.on_unmaskable`).
+        progress: called with the number of documents done since the last call.
     """
 
     def __init__(
@@ -93,26 +115,30 @@ class StreamEncoder:
         separator: str,
         chat_template: ChatTemplate | None = None,
         *,
+        on_unmaskable: str = STOP,
         progress: Callable[[int], object] = lambda _: None,
     ) -> None:
         self._tokenizer = tokenizer
         self._plain = Tokenizer.from_str(tokenizer.to_str())
-        self._plain.encode_special_tokens = True  # no text spells a separator
+        self._plain.encode_special_tokens = True  # no text can contain a separator
         self._separator = tokenizer.token_to_id(separator)
         self._chat_template = chat_template
+        self._on_unmaskable = on_unmaskable
         self._progress = progress
+        self._skipped = NONE_SKIPPED
         self._dtype = np.uint16 if max(tokenizer.get_vocab().values()) < 1 << 16 else np.uint32
 
     def encode(self, documents: Iterable[Document]) -> Stream:
-        """One stream of all the documents, in their order. A conversation in which nothing is learned is left out."""
+        """One stream of all documents, in order. A conversation in which nothing is learned is dropped."""
         tokens, learned = [np.array([self._separator], self._dtype)], [np.ones(1, np.bool_)]
         spans, length = [], 1
-        for ids, mask in self._encoded(documents):
-            if mask is not None and not any(mask[1:]):
+        for document, ids, mask in self._encoded(documents):
+            is_conversation = isinstance(document, Conversation)
+            if is_conversation and mask is not None and not any(mask):
                 continue
-            spans.append((length - 1, length + len(ids)) if mask is None else (length, length + len(ids) - 1))
+            spans.append((length, length + len(ids) - 1) if is_conversation else (length - 1, length + len(ids)))
             tokens.append(np.array([*ids, self._separator], self._dtype))
-            learned.append(np.ones(len(ids) + 1, np.bool_) if mask is None else np.array([*mask, False]))
+            learned.append(np.ones(len(ids) + 1, np.bool_) if mask is None else np.array([*mask, not is_conversation]))
             length += len(ids) + 1
         all_learned = np.concatenate(learned)
         return Stream(
@@ -121,24 +147,56 @@ class StreamEncoder:
             None if all_learned.all() else all_learned,
         )
 
-    def _encoded(self, documents: Iterable[Document]) -> Iterator[tuple[list[int], list[bool] | None]]:
-        """The ids of each document, and for a conversation which of them are learned."""
+    def pop_skipped(self) -> Skipped:
+        """The conversations skipped since the last call."""
+        skipped, self._skipped = self._skipped, NONE_SKIPPED
+        return skipped
+
+    def _encoded(self, documents: Iterable[Document]) -> Iterator[tuple[Document, list[int], list[bool] | None]]:
+        """Each document with its ids, and whether each of these is learned; None where all are."""
         for several in _groups(documents):
             texts = [document for document in several if isinstance(document, str)]
             encodings = iter(self._plain.encode_batch_fast(texts, add_special_tokens=False))
             for document in several:
                 if isinstance(document, str):
-                    yield next(encodings).ids, None
+                    yield document, next(encodings).ids, None
+                elif isinstance(document, Completion):
+                    yield document, *self._encoded_completion(document)
                 elif self._chat_template is None:
-                    raise DataError("there are conversations but no chat template: set tokenizer.chat_template")
-                else:
-                    ids, mask = encode_conversation(self._tokenizer, self._chat_template, document)
-                    yield ids, [False, *mask[1:]]
+                    raise DataError(
+                        f"{document.where}: there are conversations but no chat template: set tokenizer.chat_template"
+                    )
+                elif encoded := self._encoded_conversation(document, self._chat_template):
+                    yield document, *encoded
             self._progress(len(several))
+
+    def _encoded_conversation(
+        self, conversation: Conversation, template: ChatTemplate
+    ) -> tuple[list[int], list[bool]] | None:
+        """The ids of a conversation, and whether each is learned; None where it is skipped."""
+        try:
+            ids, mask = encode_conversation(self._tokenizer, template, conversation, on_unmaskable=self._on_unmaskable)
+        except UnmaskableError as error:
+            if self._on_unmaskable == STOP:
+                raise
+            self._skipped += Skipped(1, str(error))
+            return None
+        return ids, [False, *mask[1:]]
+
+    def _encoded_completion(self, document: Completion) -> tuple[list[int], list[bool]]:
+        """The tokens of the prompt as the model will be given them, and those that continue it."""
+        prompt, whole = (
+            self._plain.encode(text, add_special_tokens=False).ids
+            for text in (document.prompt, document.prompt + document.text)
+        )
+        completion = whole[len(prompt) :]
+        if whole[: len(prompt)] != prompt:  # a token spans the border
+            completion = self._plain.encode(document.text, add_special_tokens=False).ids
+        return [*prompt, *completion], [False] * len(prompt) + [True] * len(completion)
 
 
 def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Documents in lists of about `CHARACTERS_AT_ONCE`."""
+    """Documents in lists of about `CHARACTERS_AT_ONCE` characters."""
     group: list[Document] = []
     characters = 0
     for document in documents:

@@ -1,7 +1,7 @@
-"""Byte-level BPE tokenizers: train one, or take a ready one; save it so that transformers loads it.
+"""Byte-level BPE tokenizers: train one or load one, and save it so that transformers loads it.
 
-One special token stands between documents: `<|endoftext|>` in a tokenizer made here, which also begins every prompt and
-pads batches. A ready tokenizer keeps its own. Knows no model.
+One special token, the separator, stands between documents. In a tokenizer trained here it is `<|endoftext|>`, which
+also begins every prompt and is the padding token. A loaded tokenizer keeps its own special tokens.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from model.files import replacing_file, write_json, write_text
+from runtime.text.special_tokens import read_special_tokens
 from train.data.chat import CHATML, ChatTemplate
 from train.data.config import END_OF_TEXT, TokenizerSection
 from train.errors import DataError
@@ -25,9 +26,9 @@ SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE (as GPT-2's) of at most `vocab_size` tokens; `<|endoftext|>` is id 0.
+    """A byte-level BPE, as GPT-2's, of at most `vocab_size` tokens; `<|endoftext|>` has id 0.
 
-    Every text can be encoded, and decoding gives it back, for every byte is a token.
+    Every byte is a token, so every text can be encoded, and decoding restores it.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -39,7 +40,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    # A prompt is the beginning of a document, so it stands where documents begin: after the token.
+    # A prompt is the beginning of a document, so the separator precedes it.
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{END_OF_TEXT} $A", special_tokens=[(END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))]
     )
@@ -48,34 +49,35 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 @dataclass(frozen=True)
 class CorpusTokenizer:
-    """A tokenizer, the token that it puts between documents, and how it writes conversations, if it can."""
+    """A tokenizer with its separator and, for conversations, its chat template."""
 
     tokenizer: Tokenizer
     separator: str = END_OF_TEXT
     chat_template: ChatTemplate | None = None
-    folder: Path | None = None  # where a ready one's files are
+    folder: Path | None = None  # of a loaded one
 
     @classmethod
     def load(cls, path: str | Path, section: TokenizerSection = TokenizerSection()) -> CorpusTokenizer:  # noqa: B008 - frozen
-        """Read a `tokenizer.json`, or a folder that holds one and perhaps the files that go with it.
+        """Read a `tokenizer.json`, or a folder that holds one and perhaps its side files.
 
         Args:
             path: the file or the folder.
             section: may name the separator and a chat template.
 
         Raises:
-            DataError: it is missing or broken, or it has no such separator.
+            DataError: it is missing or broken, or has no such separator.
         """
         tokenizer = load_tokenizer(path)
         folder = Path(path) if Path(path).is_dir() else None
         settings = _settings(folder)
-        separator = section.separator or _separator(tokenizer, settings)
+        special_tokens = {} if folder is None else read_special_tokens(folder)
+        separator = section.separator or _separator(tokenizer, special_tokens)
         if separator is None or tokenizer.token_to_id(separator) is None:
             raise DataError(
-                f"{path} has no token {separator or END_OF_TEXT}; name the one that shall stand between documents as "
+                f"{path} has no token {separator or END_OF_TEXT}; name the token to put between documents as "
                 "tokenizer.separator"
             )
-        return cls(tokenizer, separator, _chat_template(tokenizer, section, folder, settings), folder)
+        return cls(tokenizer, separator, _chat_template(tokenizer, section, folder, settings, special_tokens), folder)
 
     @property
     def separator_id(self) -> int:
@@ -84,12 +86,12 @@ class CorpusTokenizer:
         return token_id
 
     def save(self, folder: str | Path, *, max_length: int, with_chat: bool = False) -> list[Path]:
-        """Write the files from which transformers' AutoTokenizer makes the same tokenizer; return their paths.
+        """Write the files from which transformers' AutoTokenizer makes the same tokenizer. Returns their paths.
 
         Args:
-            folder: made if need be.
-            max_length: the longest text, in tokens, that the model takes; a ready tokenizer's own settings stay.
-            with_chat: whether the chat template is written too: a model that has not learned it should have none.
+            folder: made if necessary.
+            max_length: the model's context in tokens; the settings of a loaded tokenizer are kept.
+            with_chat: whether to write the chat template too; a model that has not learned it should have none.
         """
         folder = Path(folder)
         with replacing_file(folder / TOKENIZER_FILE) as temporary:
@@ -105,19 +107,26 @@ class CorpusTokenizer:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Read a `tokenizer.json`, or the one in a folder. Raises DataError where it is missing or broken."""
+    """Read a `tokenizer.json`, or the one in a folder, without the truncation and padding that it may store.
+
+    Raises:
+        DataError: it is missing or broken.
+    """
     path = Path(path)
     path = path / TOKENIZER_FILE if path.is_dir() else path
     if not path.is_file():
         raise DataError(f"there is no tokenizer {path}; make one with: python -m train tokenizer")
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # noqa: BLE001 - the tokenizers library raises bare Exception
         raise DataError(f"{path} is not a tokenizer.json: {error}") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _settings(folder: Path | None) -> dict[str, Any]:
-    """What `tokenizer_config.json` says; nothing where there is none."""
+    """The contents of `tokenizer_config.json`; empty where there is none."""
     path = None if folder is None else folder / "tokenizer_config.json"
     if path is None or not path.is_file():
         return {}
@@ -130,25 +139,21 @@ def _settings(folder: Path | None) -> dict[str, Any]:
     return settings
 
 
-def _separator(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> str | None:
-    """`<|endoftext|>` where the tokenizer has it, else its token for the beginning of a text, else that for its end."""
-    candidates = (END_OF_TEXT, *_special_tokens(settings).values())
+def _separator(tokenizer: Tokenizer, special_tokens: Mapping[str, str]) -> str | None:
+    """`<|endoftext|>` where the tokenizer has it, else its bos token, else its eos token."""
+    named = (special_tokens.get(name) for name in ("bos_token", "eos_token", "pad_token"))
+    candidates = (END_OF_TEXT, *filter(None, named))
     return next((token for token in candidates if tokenizer.token_to_id(token) is not None), None)
 
 
-def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
-    tokens = {name: settings.get(name) for name in ("bos_token", "eos_token", "pad_token")}
-    return {
-        name: str(token.get("content", "") if isinstance(token, dict) else token)
-        for name, token in tokens.items()
-        if token
-    }
-
-
 def _chat_template(
-    tokenizer: Tokenizer, section: TokenizerSection, folder: Path | None, settings: Mapping[str, Any]
+    tokenizer: Tokenizer,
+    section: TokenizerSection,
+    folder: Path | None,
+    settings: Mapping[str, Any],
+    special_tokens: Mapping[str, str],
 ) -> ChatTemplate | None:
-    """The recipe's, or the tokenizer's own, or ChatML where the tokenizer has its tokens."""
+    """The recipe's template, or the tokenizer's own, or ChatML where the tokenizer has its tokens."""
     source: Any = settings.get("chat_template")
     if isinstance(source, list):  # several named templates
         source = next((entry.get("template") for entry in source if entry.get("name") == "default"), None)
@@ -158,7 +163,7 @@ def _chat_template(
         source = _template_text(Path(section.chat_template))
     elif source is None and all(tokenizer.token_to_id(token) is not None for token in ("<|im_start|>", "<|im_end|>")):
         source = _template_text(CHATML)
-    return None if source is None else ChatTemplate(source, _special_tokens(settings))
+    return None if source is None else ChatTemplate(source, special_tokens)
 
 
 def _template_text(path: Path) -> str:

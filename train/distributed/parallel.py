@@ -1,6 +1,6 @@
-"""How a model lies on its devices: compiled or not, copied to each (DDP) or split over them (FSDP2).
+"""How a model is laid out on devices: compiled or not, replicated (DDP) or sharded (FSDP2).
 
-All of it works in place, module by module, so that parameters keep their names, which are a checkpoint's.
+Modules are changed in place, so that parameters keep their names, which are the names in a checkpoint.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from train.distributed.ranks import Ranks
 from train.loss import NextTokenLoss
 
 
-def place(loss: NextTokenLoss, machine: MachineSection, ranks: Ranks) -> nn.Module:
+def parallelize(loss: NextTokenLoss, machine: MachineSection, ranks: Ranks) -> nn.Module:
     """The loss as the loop calls it, on this rank's device.
 
-    Make the optimizers afterwards, for FSDP replaces the parameters.
+    Create the optimizers afterwards, because FSDP replaces the parameters.
     """
     loss.to(ranks.device)
     blocks = loss.model.model.layers
@@ -40,48 +40,48 @@ def place(loss: NextTokenLoss, machine: MachineSection, ranks: Ranks) -> nn.Modu
         for block in blocks:
             fully_shard(block)
         return fully_shard(loss)
-    # RoPE's tables, the only buffers, are constants: nothing to broadcast.
+    # The only buffers are RoPE's tables, which are constants: there is nothing to broadcast.
     return DistributedDataParallel(loss, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 @contextmanager
 def forward_and_backward(loss: nn.Module, machine: MachineSection, ranks: Ranks, *, last: bool) -> Iterator[None]:
-    """Around the passes of a micro-batch: autocast, and no exchange of gradients before a step's last micro-batch."""
-    keep_to_oneself: AbstractContextManager[None] = nullcontext()
+    """A context for the passes of a micro-batch: autocast, and gradients synchronized at a step's last one alone."""
+    synchronization: AbstractContextManager[None] = nullcontext()
     if isinstance(loss, DistributedDataParallel) and not last:
-        keep_to_oneself = loss.no_sync()
-    with keep_to_oneself, autocast(machine, ranks):
+        synchronization = loss.no_sync()
+    with synchronization, autocast(machine, ranks):
         yield
 
 
 def autocast(machine: MachineSection, ranks: Ranks) -> torch.autocast:
-    """Matrix products in bfloat16, where the recipe says so."""
+    """A context in which matrix products are in bfloat16, where the recipe asks for it."""
     return torch.autocast(ranks.device.type, torch.bfloat16, enabled=machine.precision == "bf16")
 
 
-def split_again(loss: nn.Module) -> None:
-    """After a forward pass without a backward one: FSDP leaves the outermost weights gathered, for the backward."""
+def reshard(loss: nn.Module) -> None:
+    """Free the weights that FSDP leaves gathered after a forward pass that no backward pass follows."""
     if isinstance(loss, FSDPModule):
         loss.reshard()
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be split over the ranks as one that is not. All ranks must call this, and wait for all."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that may be sharded over the ranks. All ranks must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
-def whole_model(model: TransformerModel, ranks: Ranks) -> TransformerModel | None:
-    """The model with all its weights: itself, or where it is split a copy on the CPU of rank 0, and None elsewhere.
+def full_model(model: TransformerModel, ranks: Ranks) -> TransformerModel | None:
+    """The model with all its weights, on rank 0; None on the others. All ranks must call this.
 
-    All ranks must call this.
+    A model that is not sharded is returned itself; of a sharded one rank 0 gets a copy on the CPU.
     """
     if not isinstance(model.lm_head.weight, DTensor):
         return model if ranks.is_first else None
     copy = TransformerModel(model.config) if ranks.is_first else None
     targets = dict(copy.named_parameters()) if copy is not None else {}
     for name, parameter in model.named_parameters():
-        gathered = whole(parameter)
+        gathered = full_tensor(parameter)
         if copy is not None:
             targets[name].copy_(gathered)
     return copy

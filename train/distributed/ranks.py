@@ -1,7 +1,7 @@
-"""One process a device, as `torchrun` starts them: who this one is, and what they tell each other.
+"""One process per device, as `torchrun` starts them: the rank of this one, and collective operations on numbers.
 
-A process that torchrun did not start is rank 0 of 1, and every call here is then free. Rank 0 alone writes files and
-speaks to the user. Several nodes meet as torchrun's own options say; nothing here starts a process.
+A process that torchrun did not start is rank 0 of 1, and its collectives cost nothing. Only rank 0 writes files and
+prints. Processes on several nodes find each other by torchrun's own options; nothing here starts a process.
 """
 
 from __future__ import annotations
@@ -30,40 +30,43 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes the files."""
+        """Whether this is rank 0, which writes the files."""
         return self.rank == 0
 
-    def sum(self, *numbers: torch.Tensor | float) -> list[float]:
-        """The sums of some numbers over all ranks, the same on each. A GPU's tensors are waited for."""
+    def all_reduce_sum(self, *numbers: torch.Tensor | float) -> list[float]:
+        """The sum of each number over all ranks, in float64. Waits for tensors on a GPU. All ranks must call this."""
         if self.world_size == 1:
             return [float(number) for number in numbers]
         totals = torch.stack([torch.as_tensor(n, dtype=torch.float64, device=self.device) for n in numbers])
         dist.all_reduce(totals)
         return totals.tolist()
 
-    def largest(self, number: int) -> int:
-        """The largest of a number over all ranks."""
+    def all_reduce_max(self, number: int) -> int:
+        """The largest value of a number over all ranks. All ranks must call this."""
         if self.world_size == 1:
             return number
         largest = torch.tensor(number, device=self.device)
         dist.all_reduce(largest, dist.ReduceOp.MAX)
         return int(largest)
 
-    def say(self, line: str) -> None:
-        """Tell the user, above a progress bar if there is one; rank 0 alone does."""
+    def print_rank0(self, line: str) -> None:
+        """Print a line on stderr, above a progress bar if there is one, on rank 0 alone."""
         if self.is_first:
             tqdm.write(line, file=sys.stderr)
 
-    def wait(self) -> None:
-        """Return when all ranks have come so far."""
+    def barrier(self) -> None:
+        """Wait until all ranks have called this."""
         if self.world_size > 1:
             dist.barrier()
 
 
 def join_ranks(machine: MachineSection) -> Ranks:
-    """Meet the other processes that torchrun started, if it did. Raises RecipeError for a device that is not there.
+    """Join the process group that torchrun started, if it did, and set up this process's device.
 
-    Each node's processes take its GPUs in order and talk over NCCL; on CPUs they talk over gloo.
+    The processes of a node take its GPUs in order and communicate over NCCL; on CPUs they communicate over gloo.
+
+    Raises:
+        RecipeError: the recipe asks for a GPU and there is none.
     """
     if machine.device == "cuda" and not torch.cuda.is_available():
         raise RecipeError("machine.device is cuda, but torch finds no GPU here")
@@ -74,7 +77,7 @@ def join_ranks(machine: MachineSection) -> Ranks:
     if machine.threads:
         torch.set_num_threads(machine.threads)
     if machine.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for; read at its first use
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, and reads it at its first use
         torch.use_deterministic_algorithms(mode=True)
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return Ranks(device=device)
@@ -84,6 +87,6 @@ def join_ranks(machine: MachineSection) -> Ranks:
 
 
 def leave_ranks() -> None:
-    """Part from the other processes; harmless where there are none."""
+    """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -1,16 +1,18 @@
-"""The folder of a run: everything about it, and where what lies.
+"""The folder of a run, and what it contains.
 
     run.json        what the run is: recipe, versions, git commit, parameters by part, data with their hashes, sessions
     tokenizer/      tokenizer.json and the files that go with it
     checkpoint/     the latest model, as Hugging Face lays it out: what `export` takes
-    best/           the same, of the step whose held-out loss was the least
-    state/          what `resume` goes on from (train.run.state)
-    held_out.txt    the documents that were never trained on, the separator between two
-    metrics.jsonl   a line a step           samples/      what the model wrote on the way          loss.png   the curve
-    tensorboard/    the metrics once more, if the recipe asks for it
+    best/           the same, of the step with the lowest held-out loss
+    state/          what `resume` continues from (train.run.state)
+    held_out.txt    the documents that are never trained on, with the separator between them
+    metrics.jsonl   one line per step (train.run.metrics)
+    samples/        texts that the model generated during training
+    loss.png        the loss curve
+    tensorboard/    the metrics for TensorBoard, if the recipe asks for them
 
-A state repeats the weights so that it is whole whenever the run dies: a checkpoint and a state written one after the
-other could be of two different steps.
+A state contains the weights too. Without them, a run that is killed between writing its checkpoint and its state would
+be left with weights and moments of two different steps.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from train.run.state import States
 
 
 class RunFolder:
-    """Paths of a run, and reading and writing what lies there."""
+    """The paths of a run folder, and reading and writing its files."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -48,7 +50,7 @@ class RunFolder:
         self._tokenizer = self.path / "tokenizer"
 
     def check_free(self, *, overwrite: bool) -> None:
-        """Raise RunError where something stands at the path that must not be overwritten."""
+        """Raise RunError where the path exists and must not be overwritten."""
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return
         if not overwrite:
@@ -59,7 +61,7 @@ class RunFolder:
     def create(
         self, record: dict[str, Any], tokenizer: CorpusTokenizer, corpus: Corpus, *, max_length: int, with_chat: bool
     ) -> None:
-        """Make the folder anew, with the run's record, its tokenizer and the documents that are held out."""
+        """Make the folder, replacing an old one, with the run's record, its tokenizer and its held-out documents."""
         if self.path.exists():
             shutil.rmtree(self.path)
         write_json(self._record, record)
@@ -67,7 +69,7 @@ class RunFolder:
         tokenizer.save(self._tokenizer, max_length=max_length, with_chat=with_chat)
 
     def recipe(self) -> Recipe:
-        """The recipe that the run was started with. Raises RunError where there is no run."""
+        """The recipe that the run was started with. Raises RunError where the folder holds no run."""
         record = self._read_record()
         try:
             return Recipe.from_dict(record["recipe"])
@@ -75,7 +77,7 @@ class RunFolder:
             raise RunError(f"{self._record} cannot be read: {error}") from None
 
     def add_session(self, session: dict[str, Any]) -> None:
-        """Note in run.json that the run goes on, and on which machine."""
+        """Add a session to run.json."""
         record = self._read_record()
         write_json(self._record, record | {"sessions": [*record.get("sessions", []), session]})
 
@@ -84,7 +86,7 @@ class RunFolder:
         return CorpusTokenizer.load(self._tokenizer, section)
 
     def save_model(self, model: TransformerModel, folder: Path) -> None:
-        """Write a model with its tokenizer as a checkpoint folder, whole or not at all."""
+        """Write a model with its tokenizer as a checkpoint folder, atomically."""
         config = model.config
         generation = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id, "do_sample": True}
         save_checkpoint(
@@ -95,11 +97,11 @@ class RunFolder:
         )
 
     def save_sample(self, text: str, step: int) -> None:
-        """Keep a text that the model wrote at a step; a step that is done again gives the same file."""
+        """Keep a text that the model generated at a step. Repeating the step writes the same file."""
         write_text(self._samples / f"step-{step:08d}.txt", text + "\n")
 
     def clean(self) -> None:
-        """Delete what a process left that was killed while it wrote."""
+        """Delete the temporary files of a process that was killed while writing."""
         self.states.clean()
         for pattern in (".*.partial", ".*.old"):
             for leftover in self.path.glob(pattern):

@@ -1,16 +1,17 @@
-"""What happened at each step, as JSON lines in a file, and for TensorBoard where it is wanted.
+"""The metrics of each step: JSON lines in a file, and TensorBoard events if the recipe asks for them.
 
 A line has
-    step                    counted from 1: step n is what n updates have led to
-    loss, lr, grad_norm     the loss in nats a token; null, with `"skipped": true`, where it was not a number
-    tokens                  that the step learnt from, over all devices
-    tokens_per_second       of the step alone: no evaluation, no saving
-    mfu                     the share of the devices' peak that it took (train.throughput), where that is known
-    memory_bytes            the most that was ever in use, by the first device's process
+    step                    counted from 1
+    loss, lr, grad_norm     the loss in nats per token; loss and grad_norm are null in a step that was skipped
+    tokens                  that have a label, over all devices
+    tokens_per_second       of the step, without evaluation and saving
+    mfu                     model FLOPs utilization (train.throughput), where the devices' peak is known
+    memory_bytes            the peak so far, of rank 0
 and after an evaluation
-    held_out_loss           in nats a token
-    bits_per_byte           the same, over the bytes of the text
-    true_loss, entropy_ratio    for a corpus whose entropy is known: the least loss possible, and the loss over it
+    held_out_loss           in nats per token
+    bits_per_byte           the same in bits per byte of text
+    true_loss               the entropy of the corpus in nats per token, where it is known: the lowest possible loss
+    entropy_ratio           held_out_loss / true_loss
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ Metrics = Mapping[str, Any]
 
 
 class MetricsWriter:
-    """Appends to a metrics file, each line flushed. Lines after `resumed_at`, which the run will redo, are dropped.
+    """Appends to a metrics file and flushes each line. Drops the lines after `resumed_at`, which the run will repeat.
 
     Args:
         path: of the file.
-        resumed_at: the step that the run goes on from.
-        tensorboard: a folder to write events to as well.
+        resumed_at: the step from which the run continues.
+        tensorboard: a folder for TensorBoard events.
     """
 
     def __init__(self, path: Path, resumed_at: int = 0, *, tensorboard: Path | None = None) -> None:
         kept = [line for line in read_metrics(path) if line["step"] <= resumed_at] if path.exists() else []
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self.least_held_out_loss = min((line["held_out_loss"] for line in kept if "held_out_loss" in line), default=inf)
+        self.best_held_out_loss = min((line["held_out_loss"] for line in kept if "held_out_loss" in line), default=inf)
         self._file = path.open("a", encoding="utf-8")
         self._board = None
         if tensorboard is not None:
@@ -67,7 +68,7 @@ class MetricsWriter:
 
 
 def summary_writer_class() -> Callable[..., Any]:
-    """TensorBoard's writer. Raises RecipeError where its package is not installed."""
+    """TensorBoard's writer. Raises RecipeError where the package is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -77,7 +78,7 @@ def summary_writer_class() -> Callable[..., Any]:
 
 
 def read_metrics(path: Path) -> list[Metrics]:
-    """All lines of a metrics file, but for a last one that was cut off. Raises RunError where there is none."""
+    """All lines of a metrics file, except a last line that was cut off. Raises RunError where it cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Loss curves as a picture: training and held-out loss of one run or several, and the least loss possible."""
+"""A picture of loss curves: training and held-out loss of one run or several, and the lowest possible loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from train.run.metrics import Metrics, read_metrics
 
 COLORS = ("#2a6fbb", "#d1495b", "#3a8f5c", "#8e5ea2", "#c77d1e", "#4d4d4d")
 TRUE_LOSS_COLOR = "#777777"
-SMOOTHING_WINDOWS = 100  # the training curve is drawn as means over so many stretches of the run
+SMOOTHING_WINDOWS = 100  # the training curve is drawn as this many means
 
 
 def plot_runs(runs: Sequence[Path], picture: Path) -> None:
@@ -41,7 +41,7 @@ def _sound(history: list[Metrics]) -> list[Metrics]:
 
 
 def _draw_run(axes: Axes, history: list[Metrics], color: str, prefix: str) -> None:
-    """The training loss as a light line under its smoothed one; evaluations as dots."""
+    """Draw the training loss as a light line, its means as a darker one, and evaluations as dots."""
     steps, losses = [line["step"] for line in history], [line["loss"] for line in history]
     axes.plot(steps, losses, color=color, alpha=0.18, linewidth=0.8)
     axes.plot(*_smoothed(steps, losses), color=color, linewidth=1.6, label=f"{prefix}training")
@@ -55,14 +55,14 @@ def _draw_run(axes: Axes, history: list[Metrics], color: str, prefix: str) -> No
 
 
 def _smoothed(steps: list[float], losses: list[float]) -> tuple[list[float], list[float]]:
-    """Means over stretches of equal length, each placed at its middle."""
+    """Means over windows of equal length, each placed at the middle of its window."""
     size = max(1, len(losses) // SMOOTHING_WINDOWS)
     stretches = [slice(start, start + size) for start in range(0, len(losses) - size + 1, size)]
     return [sum(steps[s]) / size for s in stretches], [sum(losses[s]) / size for s in stretches]
 
 
 def _draw_true_losses(axes: Axes, histories: Sequence[list[Metrics]]) -> None:
-    """A line at the true entropy of each corpus that was trained on, where it is known."""
+    """Draw a line at the true entropy of each corpus for which it is known."""
     for true_loss in sorted({line["true_loss"] for history in histories for line in history if "true_loss" in line}):
         label = f"true entropy ({true_loss:.3f})"
         axes.axhline(true_loss, color=TRUE_LOSS_COLOR, linewidth=1.2, linestyle=(0, (1, 1.5)), label=label)
@@ -74,7 +74,7 @@ def _dress(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
     axes.set_xlabel("step")
-    axes.set_ylabel("loss, nats a token")
+    axes.set_ylabel("loss, nats per token")
     axes.grid(which="both", alpha=0.2, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""What run.json says of a run: a stranger can tell, a year later, what was trained, on what, and by which code."""
+"""The contents of run.json: what was trained, on which data, by which code, and on which machine."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from model.parameters import parameter_counts
-
-if TYPE_CHECKING:
-    from train.setup import Run
+from train.run.run import Run
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
@@ -39,7 +37,7 @@ def run_record(run: Run) -> dict[str, Any]:
 
 
 def session_record(run: Run) -> dict[str, Any]:
-    """When and where a run starts or goes on, with which code."""
+    """When, where and with which code a run starts or resumes."""
     device = run.ranks.device
     on_gpu = device.type == "cuda"
     return {
@@ -56,7 +54,7 @@ def session_record(run: Run) -> dict[str, Any]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """The commit of this code and whether files differ from it; None where it is no git checkout."""
+    """The commit of this code, and how many tracked files differ from it; None outside a git checkout."""
     try:
         commit, changes = (
             subprocess.run(  # noqa: S603 - no input of a user's

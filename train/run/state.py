@@ -1,11 +1,11 @@
-"""What a run needs to go on after it was stopped: weights, the optimizers' moments, and the step they belong to.
+"""Saved states, from which a run resumes: weights, the optimizers' moments, and their step.
 
-    state/step-00000700/    a state, whole: the folder gets its name when everything in it is on disk
-        shard-*.safetensors     a file a rank; any number of ranks can read what any other number wrote
-        state.json              the step, the data's fingerprint, and how many bytes each file has
+    state/step-00000700/    a complete state: the folder gets this name when all of its files are on disk
+        shard-*.safetensors     one file per rank; any number of ranks can read them
+        state.json              the step, the data's fingerprint, and the size of each file in bytes
 
-Written by torch.distributed.checkpoint, whatever the number of ranks, in safetensors: nothing is ever unpickled. There
-is no random state in it, for batches and samples are functions of the seed and the step.
+torch.distributed.checkpoint writes them in safetensors, for one rank or many; nothing is ever unpickled. A state needs
+no random state, because batches and samples are functions of the seed and the step.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BROKEN = (OSError, ValueError, KeyError, SafetensorError, CheckpointException)
 
 
 class States:
-    """The saved states of a run, the newest first to be tried."""
+    """The saved states of a run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -50,26 +50,26 @@ class States:
         data: str,
         keep_last: int,
     ) -> None:
-        """Write a state whole or not at all, then delete all but the last few. All ranks must call this.
+        """Write a state atomically, then delete all but the last `keep_last`. All ranks must call this.
 
         Args:
-            model: its parameters, which may be split over the ranks.
-            optimizers: of those parameters.
-            ranks: all that train it.
-            step: updates done.
-            data: the fingerprint of what is trained on.
-            keep_last: how many states may stand afterwards.
+            model: its parameters may be sharded over the ranks.
+            optimizers: of its parameters.
+            ranks: the processes that train it.
+            step: updates made.
+            data: the fingerprint of the corpus.
+            keep_last: how many states remain afterwards.
 
         Raises:
-            RunError: it could not be written, on a full disk for example. Every older state still stands.
+            RunError: it could not be written, on a full disk for example. Older states are kept.
         """
         final, partial = self.folder / _name(step), self.folder / f".{_name(step)}.partial"
-        if ranks.largest(int(ranks.is_first and _is_whole(final))):
-            return  # it would be written over itself, and be gone for a moment
+        if ranks.all_reduce_max(int(ranks.is_first and _is_complete(final))):
+            return  # replacing it would leave no state for a moment
         try:
             if ranks.is_first:
                 self.clean()
-            ranks.wait()
+            ranks.barrier()
             with _single_process_is_fine():
                 writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
                 dcp.save(_tensors(model, optimizers), storage_writer=writer, no_dist=ranks.world_size == 1)
@@ -83,36 +83,36 @@ class States:
         except (OSError, SafetensorError, CheckpointException) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise RunError(f"the state of step {step} could not be written: {_reason(error)}; {self._hint()}") from None
-        ranks.wait()
+        ranks.barrier()
         if ranks.is_first:
             for number in self.steps()[:-keep_last]:
                 shutil.rmtree(self.folder / _name(number))
 
     def steps(self) -> list[int]:
-        """The steps of the states that there are, rising."""
+        """The steps of the saved states, ascending."""
         return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
 
     def load(self, model: TransformerModel, optimizers: Sequence[Optimizer], ranks: Ranks, *, data: str) -> int:
-        """Put the newest whole state into a model and its optimizers; return its step. All ranks must call this.
+        """Load the newest complete state into a model and its optimizers; return its step. All ranks must call this.
 
-        A state that is cut off or broken is told on stderr and passed over for the one before.
+        A truncated or broken state is skipped, with a warning on stderr, for the one before it.
 
         Raises:
-            RunError: no whole state, or one of another model or other data.
+            RunError: there is no complete state, or it belongs to another model or other data.
         """
         for step in reversed(self.steps()):
             folder = self.folder / _name(step)
             try:
-                about = _check_whole(folder)
+                about = _check_complete(folder)
                 if about["data"] != data:
-                    raise RunError(f"the data have changed since {folder} was saved; the run cannot go on exactly")
+                    raise RunError(f"the data have changed since {folder} was saved; the run cannot be resumed exactly")
                 self._read(folder, model, optimizers, ranks)
             except BROKEN as error:
-                ranks.say(f"warning: {folder} is cut off or broken ({_reason(error)}); trying the one before")
+                ranks.print_rank0(f"warning: {folder} is truncated or broken ({_reason(error)}); trying the one before")
                 continue
             return int(about["step"])
         if self.steps():
-            raise RunError(f"every state in {self.folder} is cut off or broken; the run cannot be resumed")
+            raise RunError(f"every state in {self.folder} is truncated or broken; the run cannot be resumed")
         raise RunError(f"{self.folder.parent} has no state to resume from: it was stopped before its first save")
 
     def _read(self, folder: Path, model: TransformerModel, optimizers: Iterable[Optimizer], ranks: Ranks) -> None:
@@ -125,7 +125,7 @@ class States:
             dcp.load(tensors, storage_reader=reader, no_dist=ranks.world_size == 1)
 
     def clean(self) -> None:
-        """Delete what a process left that was killed while it wrote."""
+        """Delete the temporary folders of a process that was killed while writing."""
         for leftover in self.folder.glob(".step-*.partial"):
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -139,7 +139,7 @@ def _name(step: int) -> str:
 
 
 def _tensors(model: TransformerModel, optimizers: Iterable[Optimizer]) -> dict[str, Tensor]:
-    """Every number that training changes, by name: `weight.NAME`, and AdamW's `exp_avg.NAME` and the like."""
+    """All tensors that training changes, by name: `weight.NAME`, `exp_avg.NAME` and the optimizers' others."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     tensors = {f"weight.{name}": parameter.detach() for parameter, name in names.items()}
     for optimizer in optimizers:
@@ -148,8 +148,8 @@ def _tensors(model: TransformerModel, optimizers: Iterable[Optimizer]) -> dict[s
     return tensors
 
 
-def _check_whole(folder: Path) -> dict[str, Any]:
-    """What a state's own record says, after a look at its files. Raises one of `BROKEN`."""
+def _check_complete(folder: Path) -> dict[str, Any]:
+    """The record of a state, after its files were found complete. Raises one of `BROKEN`."""
     about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     for name, size in about["files"].items():
         found = (folder / name).stat().st_size
@@ -158,16 +158,16 @@ def _check_whole(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     try:
-        _check_whole(folder)
+        _check_complete(folder)
     except BROKEN:
         return False
     return True
 
 
 def _flush(folder: Path, *, inside: bool = True) -> None:
-    """Have the system write a folder, and the files in it, to the disk before anything relies on them."""
+    """Force a folder, and with `inside` its files, onto the disk."""
     for path in (*(folder.iterdir() if inside else ()), folder):
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -178,14 +178,14 @@ def _flush(folder: Path, *, inside: bool = True) -> None:
 
 @contextmanager
 def _single_process_is_fine() -> Iterator[None]:
-    """Torch warns where there is one process; that is a way of ours."""
+    """Silence torch's warning that there is only one process."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, in a line; torch hides it behind the rank that it happened to."""
+    """The cause of an error in one line. Torch wraps it in an exception with one cause per rank."""
     if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

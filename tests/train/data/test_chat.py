@@ -1,11 +1,10 @@
 """The loss mask as a law: what is learned is what the assistant says, its end of turn in, and nothing else."""
 
-import json
-import shutil
-
 import pytest
 
+from runtime.errors import ChatTemplateError
 from train.data.chat import CHATML, ChatTemplate, encode_conversation, end_of_turn
+from train.data.documents import Conversation
 from train.data.streams import StreamEncoder
 from train.data.tokenizer import CorpusTokenizer
 from train.errors import DataError
@@ -36,7 +35,7 @@ def template(source, **tokens):
 
 def said(tokenizer, chat, messages):
     """The learned stretches of a conversation, as text."""
-    ids, learned = encode_conversation(tokenizer, chat, messages)
+    ids, learned = encode_conversation(tokenizer, chat, Conversation(messages))
     stretches, before = [], False
     for token_id, is_learned in zip(ids, learned, strict=True):
         if is_learned and not before:
@@ -92,31 +91,14 @@ def test_the_mask_is_the_one_that_transformers_makes(smollm2, shared_data):
     encoded = theirs.apply_chat_template(
         TURNS, chat_template=marked, return_assistant_tokens_mask=True, return_dict=True, tokenize=True
     )
-    ids, learned = encode_conversation(smollm2.tokenizer, template(CHATML.read_text()), TURNS)
+    ids, learned = encode_conversation(smollm2.tokenizer, template(CHATML.read_text()), Conversation(TURNS))
     assert ids == encoded["input_ids"]
     assert [int(is_learned) for is_learned in learned] == encoded["assistant_masks"]
 
 
-@pytest.mark.parametrize("source", [CHATML.read_text(), SMOLLM2, LLAMA2], ids=["chatml", "smollm2", "llama2"])
-def test_the_runtime_renders_the_same_text(source, tiny_bundle, tmp_path):
-    from runtime.bundle import Bundle
-    from runtime.text.chat_template import ChatTemplate as RuntimeTemplate
-
-    folder = tmp_path / "bundle"
-    shutil.copytree(tiny_bundle, folder)
-    (folder / "chat_template.jinja").write_text(source)
-    theirs = RuntimeTemplate(Bundle.open(folder))
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    tokens = {name: settings[name] for name in ("bos_token", "eos_token", "pad_token") if settings.get(name)}
-    for prompt in (False, True):
-        assert theirs.render(TURNS, add_generation_prompt=prompt) == template(source, **tokens).render(
-            TURNS, add_generation_prompt=prompt
-        )
-
-
 def test_a_stream_learns_the_assistants_tokens_alone(smollm2, chatml):
     encoder = StreamEncoder(smollm2.tokenizer, smollm2.separator, chatml)
-    stream = encoder.encode(["A text.", TURNS, "Another."])
+    stream = encoder.encode(["A text.", Conversation(TURNS), "Another."])
     tokenizer = smollm2.tokenizer
     learned = tokenizer.decode(stream.tokens[1:][stream.learned[1:]].tolist(), skip_special_tokens=False)
     conversation = "4.<|im_end|>Yes,\nI am: größer als 3 \U0001f642<|im_end|>"
@@ -126,7 +108,7 @@ def test_a_stream_learns_the_assistants_tokens_alone(smollm2, chatml):
 
 def test_a_conversation_in_which_nobody_answers_is_left_out(smollm2, chatml):
     encoder = StreamEncoder(smollm2.tokenizer, smollm2.separator, chatml)
-    assert len(encoder.encode([TURNS[:2], TURNS[:3]]).documents) == 1
+    assert len(encoder.encode([Conversation(TURNS[:2]), Conversation(TURNS[:3])]).documents) == 1
 
 
 def test_the_end_of_a_turn_is_found(smollm2, chatml):
@@ -138,18 +120,38 @@ def test_the_end_of_a_turn_is_found(smollm2, chatml):
 @pytest.mark.parametrize(
     ("source", "complaint"),
     [
-        ("{% for m in messages %}", "does not parse"),
-        ("{{ messages[99].content.x.y }}", "the chat template fails on"),
+        ("{{ messages[99].content.x.y }}", "the chat template fails on these messages"),
         ("{{ raise_exception('no system') }}", "no system"),
         ("{% for m in messages %}{{ m.role }}{% endfor %}{{ messages | length }}", "does not continue its own prompt"),
-        ("{{ ().__class__.__bases__ }}", "the chat template fails on"),
+        ("{{ ().__class__.__bases__ }}", "which it may not"),
     ],
 )
 def test_a_template_that_will_not_do_is_an_error(smollm2, source, complaint):
     with pytest.raises(DataError, match=complaint):
-        encode_conversation(smollm2.tokenizer, template(source), TURNS)
+        encode_conversation(smollm2.tokenizer, template(source), Conversation(TURNS))
+
+
+def test_a_template_that_does_not_parse_is_an_error(smollm2):
+    with pytest.raises(ChatTemplateError, match="does not parse"):
+        encode_conversation(smollm2.tokenizer, template("{% for m in messages %}"), Conversation(TURNS))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 'a' * 20000000000 }}",
+        "{% set ns = namespace(s='a') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}",
+        "{{ '%99999999999d' % 1 }}",
+    ],
+    ids=["loops", "product", "doubling", "format"],
+)
+def test_a_template_without_bounds_is_one_clear_error(smollm2, source):
+    with pytest.raises(DataError, match=r"template (does too much work|makes something far too large)") as error:
+        encode_conversation(smollm2.tokenizer, template(source), Conversation(TURNS))
+    assert "\n" not in str(error.value)
 
 
 def test_conversations_without_a_template_are_an_error(smollm2):
     with pytest.raises(DataError, match=r"set tokenizer\.chat_template"):
-        StreamEncoder(smollm2.tokenizer, smollm2.separator).encode([TURNS])
+        StreamEncoder(smollm2.tokenizer, smollm2.separator).encode([Conversation(TURNS)])

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from model import ModelConfig, TransformerModel
-from train.data.batches import IGNORED, Batches, pad_rows
+from train.data.batches import Batches, pad_rows
 from train.data.config import DataSection
 from train.data.corpus import TokenSource
-from train.data.rows import Rows
+from train.data.rows import RowDataset
 from train.data.streams import Stream
 from train.errors import DataError, RecipeError
+from train.labels import IGNORE_INDEX
 
 NUMBERS = Stream(np.arange(1, 102, dtype=np.uint16), np.array([[0, 100]]))  # 100 predictions, of 2 from 1 and so on
 # 0 stands between documents: 5 6 7, 8, and 9 9 9 9 9
@@ -38,11 +39,11 @@ def batches(*sources, seed=0, context=7, batch_size=4, rows="packed", **ranks):
 
 def predictions(batch):
     pairs = zip(batch.input_ids.flatten().tolist(), batch.labels.flatten().tolist(), strict=True)
-    return [(token, label) for token, label in pairs if label != IGNORED]
+    return [(token, label) for token, label in pairs if label != IGNORE_INDEX]
 
 
 def all_predictions(*streams, context, cut):
-    return predictions(pad_rows(list(Rows(streams, context, cut))))
+    return predictions(pad_rows(list(RowDataset(streams, context, cut))))
 
 
 def test_labels_are_inputs_shifted_by_one():
@@ -67,9 +68,14 @@ def test_documents_lose_nothing_in_any_cut(context, cut):
 
 
 def test_a_document_is_a_row_and_a_long_one_is_several():
-    batch = pad_rows(list(Rows([DOCUMENTS], 4, "document")))
+    batch = pad_rows(list(RowDataset([DOCUMENTS], 4, "document")))
     assert batch.input_ids.tolist() == [[0, 5, 6, 7], [0, 8, 0, 0], [0, 9, 9, 9], [9, 9, 0, 0]]
-    assert batch.labels.tolist() == [[5, 6, 7, 0], [8, 0, IGNORED, IGNORED], [9, 9, 9, 9], [9, 0, IGNORED, IGNORED]]
+    assert batch.labels.tolist() == [
+        [5, 6, 7, 0],
+        [8, 0, IGNORE_INDEX, IGNORE_INDEX],
+        [9, 9, 9, 9],
+        [9, 0, IGNORE_INDEX, IGNORE_INDEX],
+    ]
     assert batch.document_ids is None
 
 
@@ -79,13 +85,13 @@ def test_what_is_not_learned_is_no_label(cut):
 
 
 def test_a_row_without_anything_to_learn_is_left_out():
-    rows = [MIXED.tokens[row.begin : row.end].tolist() for row in Rows([MIXED], 1, "packed")]
+    rows = [MIXED.tokens[row.begin : row.end].tolist() for row in RowDataset([MIXED], 1, "packed")]
     assert rows == [[0], [5], [6], [2], [3]]
 
 
 @pytest.mark.parametrize("cut", ["packed", "document"])
 def test_rows_beyond_the_last_are_an_error(cut):
-    rows = Rows([DOCUMENTS, NUMBERS], 4, cut)
+    rows = RowDataset([DOCUMENTS, NUMBERS], 4, cut)
     assert len(list(rows)) == len(rows)
     for number in (-1, len(rows)):
         with pytest.raises(IndexError):
@@ -144,7 +150,7 @@ def test_weights_share_out_the_tokens(weights, share, cut):
 
 
 def test_isolated_documents_are_told_apart():
-    [row] = Rows([DOCUMENTS], 100, "isolated")
+    [row] = RowDataset([DOCUMENTS], 100, "isolated")
     assert pad_rows([row], isolated=True).document_ids.tolist() == [[1, 1, 1, 1, 2, 2, 3, 3, 3, 3, 3, 3]]
 
 
@@ -156,7 +162,7 @@ def model(tiny_recipe):
 
 @torch.inference_mode()
 def test_no_token_of_an_isolated_row_sees_another_document(model):
-    [row] = Rows([DOCUMENTS], 100, "isolated")
+    [row] = RowDataset([DOCUMENTS], 100, "isolated")
     input_ids, _, document_ids = pad_rows([row], isolated=True)
     changed = input_ids.clone()
     changed[0, 1:4] = torch.tensor([77, 78, 79])  # another first document
@@ -168,7 +174,7 @@ def test_no_token_of_an_isolated_row_sees_another_document(model):
 
 @torch.inference_mode()
 def test_a_document_of_an_isolated_row_is_computed_as_if_it_were_alone(model):
-    [row] = Rows([DOCUMENTS], 100, "isolated")
+    [row] = RowDataset([DOCUMENTS], 100, "isolated")
     input_ids, _, document_ids = pad_rows([row], isolated=True)
     together = model(input_ids, document_ids=document_ids)[0]
     alone = torch.cat([model(input_ids[:, begin:end])[0] for begin, end in DOCUMENTS.documents])

@@ -150,7 +150,7 @@ def test_a_source_that_changed_is_an_error_and_one_that_is_gone_is_not(recipe, t
 
 
 def test_a_folder_of_something_else_is_left_alone(recipe, tmp_path):
-    with pytest.raises(DataError, match="holds no tokens"):
+    with pytest.raises(DataError, match="is not a folder of tokens"):
         make(recipe, tmp_path)
 
 
@@ -158,5 +158,5 @@ def test_a_cut_off_shard_is_an_error(recipe, tmp_path):
     folder = make(recipe, tmp_path / "tokens")
     path = next((tmp_path / "tokens" / "shards").glob("*.train.tokens.npy"))
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(DataError, match="missing or cut off"):
+    with pytest.raises(DataError, match="missing or truncated"):
         folder.corpus(recipe.data, make_tokenizer(recipe), 0)

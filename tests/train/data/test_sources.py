@@ -1,12 +1,19 @@
 """Every kind of source, read with the code that a user's run uses, and every way in which it can be broken."""
 
+import bz2
 import gzip
 import json
+import lzma
+import random
+import re
+import sys
 
 import pytest
 
 from train.data.config import DataSection, SourceSection
-from train.data.sources import BLOCK_BYTES, read_source
+from train.data.documents import Conversation
+from train.data.files import BLOCK_BYTES
+from train.data.sources import read_source
 from train.errors import DataError
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
@@ -66,7 +73,8 @@ def test_json_lines_are_read_by_their_field(file):
 
 def test_a_field_of_messages_is_a_conversation(file):
     path = file("a.jsonl", json_lines([{"messages": [{**CHAT[0], "id": 7}, CHAT[1]]}]))
-    assert read(path, field="messages") == [CHAT]
+    assert read(path, field="messages") == [Conversation([{**CHAT[0], "id": 7}, CHAT[1]])]
+    assert read(path, field="messages", ignored_keys=("id",)) == [Conversation(CHAT)]
 
 
 def test_parquet_is_read_by_its_field(tmp_path):
@@ -76,11 +84,11 @@ def test_parquet_is_read_by_its_field(tmp_path):
     path = tmp_path / "a.parquet"
     parquet.write_table(pa.table({"text": ["one", "two"], "messages": [CHAT, CHAT]}), path)
     assert read(path) == ["one", "two"]
-    assert read(path, field="messages") == [CHAT, CHAT]
+    assert read(path, field="messages") == [Conversation(CHAT)] * 2
     with pytest.raises(DataError, match=r"has no field 'body' .*; there are: text, messages"):
         read(path, field="body")
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError, match="is cut off or is no Parquet file"):
+    with pytest.raises(DataError, match="is truncated or not a Parquet file"):
         read(path)
 
 
@@ -109,7 +117,7 @@ def test_stories_are_as_many_as_asked_for():
         ("a.txt", b" \n<|endoftext|>\n", "holds no text"),
         ("a.txt", b"good<|endoftext|>bad \xff\xfe", "the byte at 21 is not UTF-8"),
         ("a.txt", b"good<|endoftext|>te\0t", "a zero byte at 19"),
-        ("a.txt.gz", b"not gzip", "cannot be read: Not a gzipped file"),
+        ("a.txt.gz", b"not gzip", "the compressed file is truncated or corrupt: Not a gzipped file"),
         ("a.jsonl", b'{"text": "one"}\n{"text": "tw', "line 2 is not JSON: "),
         (
             "a.jsonl",
@@ -118,7 +126,7 @@ def test_stories_are_as_many_as_asked_for():
         ),
         ("a.jsonl", b"[1]\n", "line 1 is not an object with a field 'text'"),
         ("a.jsonl", b'{"text": 3}\n', "line 1: 'text' is neither a text nor a list of messages"),
-        ("a.jsonl", b'{"text": [{"role": "user"}]}\n', "neither a text nor a list of messages"),
+        ("a.jsonl", b'{"text": [{"role": "user"}]}\n', "line 1: a message's content is neither a text nor"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', "line 1: 'text' is not valid Unicode"),
         ("a.jsonl", b"\n", "holds no text"),
     ],
@@ -137,3 +145,111 @@ def test_a_missing_file_is_an_error():
 def test_documents_that_are_all_too_short_are_an_error(file):
     with pytest.raises(DataError, match="holds no text of 500 characters or more"):
         read(file("a.txt", "short"), min_characters=500)
+
+
+def compress(content, suffix):
+    if suffix == ".zst":
+        return pytest.importorskip("zstandard").ZstdCompressor(write_checksum=True).compress(content)
+    return {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}[suffix](content)
+
+
+COMPRESSIONS = ["", ".gz", ".bz2", ".xz", ".zst"]
+FORMATS = {
+    "c4.json": json_lines(ROWS),
+    "list.json": json.dumps(ROWS, indent=1),
+    "marked.json": "\ufeff " + json.dumps(ROWS),
+    "a.JSONL": json_lines(ROWS),
+    "a.ndjson": json_lines(ROWS),
+    "a.csv": 'id,text\n1,one\n2,"two\nlines"\n3, \n',
+    "marked.CSV": '\ufefftext\r\none\r\n"two\nlines"\r\n',
+    "a.tsv": 'id\ttext\n1\tone\n2\t"two\nlines"\n',
+}
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_with_fields_is_read_by_its_field(file, name, compression):
+    path = file(name + compression, compress(FORMATS[name].encode(), compression))
+    assert read(path, field="text") == read(path) == ["one", "two\nlines"]
+    with pytest.raises(DataError, match="has no field 'body'"):
+        read(path, field="body")
+
+
+def test_a_cell_of_csv_may_be_long(file):
+    assert read(file("a.csv", "text\n" + "x" * 200_000)) == ["x" * 200_000]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.text.gz", "rows", "a.json5", "a.yaml"])
+def test_a_field_of_a_plain_text_is_an_error(file, name):
+    content = json_lines(ROWS).encode()
+    path = file(name, gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(DataError, match="is read as plain text, which has no field 'text'"):
+        read(path, field="text")
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS[1:])
+def test_compressed_text_is_the_text(file, compression):
+    content = ("\ufeffone<|endoftext|>" + "word " * (BLOCK_BYTES // 4) + "end").encode()
+    compressed = compress(content, compression)
+    assert read(file("a.txt" + compression, compressed)) == content.decode()[1:].split("<|endoftext|>")
+    twice = file("b.jsonl" + compression, compress(b'{"text": "a"}\n', compression) * 2)  # members one after another
+    assert read(twice) == ["a", "a"]
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS[1:])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt", "list.json"])
+@pytest.mark.parametrize("damage", ["truncated", "corrupt"])
+def test_a_damaged_compressed_file_is_one_line_that_says_where(file, name, compression, damage):
+    rows = [{"text": random.Random(number).randbytes(40).hex()} for number in range(30_000)]
+    content = json.dumps(rows) if name == "list.json" else json_lines(rows)
+    content = "text\n" + "\n".join(row["text"] for row in rows) if name == "a.csv" else content
+    whole = compress(content.encode(), compression)
+    middle = len(whole) // 2
+    broken = whole[:middle] if damage == "truncated" else whole[:middle] + bytes(64) + whole[middle + 64 :]
+    path = file(name + compression, broken)
+    # What a corrupt block decompresses to is read before its checksum, and may not be JSON or UTF-8.
+    expected = "truncated or corrupt" if damage == "truncated" else "truncated or corrupt|is not "
+    with pytest.raises(DataError, match=expected) as error:
+        read(path)
+    places = r"line [1-9]|after [\d,]+ bytes|item [1-9]| is not a text file: the byte at [\d,]+"
+    places = r"line [1-9]|after [\d,]+ bytes|item [1-9]|is not a text file: the byte at [\d,]+"
+    assert re.match(rf"{re.escape(str(path))},? ?({places})", str(error.value))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("opening", ["[", '{"text": '])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_json_nested_without_end_is_one_line_that_says_where(file, name, opening):
+    path = file(name, '{"text": "one"}\n' * (opening != "[") + opening * 100_000)
+    with pytest.raises(DataError, match="nested too deeply") as error:
+        read(path)
+    assert "\n" not in str(error.value)
+    assert opening == "[" or f"{path}, line 2" in str(error.value)
+
+
+def test_a_message_nested_deeply_is_an_error(file):
+    arguments = "[" * 500 + "]" * 500
+    path = file("a.jsonl", f'{{"text": [{{"role": "user", "content": "x", "tool_calls": {arguments}}}]}}\n')
+    with pytest.raises(DataError, match="line 1: a message is nested too deeply"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"id,text\n1\n", "line 2 has 1 cells, the first line 2"),
+        (b"id,text\n1,one\n2,two,three\n", "line 3 has 3 cells, the first line 2"),
+        (b'text\n"one"x\n', "line 2 is not CSV"),
+        (b"text\n\xff\xff\n", "is not UTF-8"),
+    ],
+)
+def test_broken_csv_is_an_error_of_one_line(file, content, complaint):
+    with pytest.raises(DataError, match=complaint) as error:
+        read(file("a.csv", content))
+    assert "\n" not in str(error.value)
+
+
+def test_zstandard_is_named_where_it_is_missing(file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(DataError, match="is read with zstandard: pip install zstandard"):
+        read(file("a.jsonl.zst", b""))

@@ -2,6 +2,7 @@ import random
 
 import pytest
 
+from train.data.documents import Conversation
 from train.data.split import is_held_out, split_documents
 from train.errors import DataError
 
@@ -36,7 +37,7 @@ def test_copies_lie_on_the_same_side():
 def test_conversations_are_split_by_what_is_said():
     said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     reordered = [{"content": message["content"], "role": message["role"]} for message in said]
-    assert is_held_out(said, 0.5) == is_held_out(reordered, 0.5)
+    assert is_held_out(Conversation(said), 0.5) == is_held_out(Conversation(reordered), 0.5)
 
 
 def test_a_text_that_is_alone_is_cut_near_its_end():
@@ -44,4 +45,4 @@ def test_a_text_that_is_alone_is_cut_near_its_end():
     with pytest.raises(DataError, match="too short to hold anything out"):
         list(split_documents(["x"], 0.3))
     with pytest.raises(DataError, match="single conversation"):
-        list(split_documents([[{"role": "user", "content": "Hi"}]], 0.3))
+        list(split_documents([Conversation([{"role": "user", "content": "Hi"}])], 0.3))

@@ -58,5 +58,17 @@ def test_a_tokenizer_without_the_end_of_text_is_refused(tmp_path):
     from tokenizers import Tokenizer, models
 
     Tokenizer(models.BPE()).save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(DataError, match=r"has no token <\|endoftext\|>; name the one"):
+    with pytest.raises(DataError, match=r"has no token <\|endoftext\|>; name the token"):
         CorpusTokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("stored", ["truncation", "padding"])
+def test_truncation_and_padding_that_a_file_stores_are_ignored(tmp_path, shared_data, stored):
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(shared_data / "smollm2-tokenizer" / "tokenizer.json"))
+    text = "The cat sat on the mat and looked at the moon."
+    expected = tokenizer.encode(text).ids
+    tokenizer.enable_truncation(4) if stored == "truncation" else tokenizer.enable_padding(length=128)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path).encode(text).ids == expected

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.errors import ModelError
+from model.errors import ConfigError
 from train import loop
 from train.data.corpus import Corpus
 from train.data.streams import StreamEncoder
@@ -203,9 +203,9 @@ def test_a_run_on_changed_data_cannot_be_resumed(tiny_run, tmp_path):
         ({"tokenizer": {"vocab_size": 600}}, RecipeError, r"has 600 tokens, the model's vocabulary only 512"),
         ({"tokenizer": {"separator": "<s>"}}, RecipeError, r"a tokenizer made here has <\|endoftext\|>"),
         ({"data": {"context": 65}}, RecipeError, r"data\.context 65 exceeds the model's 64 positions"),
-        ({"model": {"preset": "huge"}}, ModelError, "no preset 'huge'"),
+        ({"model": {"preset": "huge"}}, ConfigError, "no preset 'huge'"),
         ({"model": {"overrides": {"hidden_sizes": 3}}}, RecipeError, "model.overrides: .*hidden_sizes"),
-        ({"model": {"overrides": {"hidden_size": -3}}}, ModelError, "hidden_size must be a positive integer"),
+        ({"model": {"overrides": {"hidden_size": -3}}}, ConfigError, "hidden_size must be a positive integer"),
         ({"tokenizer": {"path": "nowhere.json"}}, DataError, "there is no tokenizer nowhere.json"),
     ],
 )
