@@ -98,7 +98,6 @@ def _positive(text: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: `run_to_exit_code`'s, or 128 + the signal that stopped a run."""
     arguments = build_parser().parse_args(argv)
-    from model.errors import ModelError
 
     code = 0
 
@@ -106,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         nonlocal code
         code = arguments.function(arguments)
 
-    return run_to_exit_code(command, user_errors=(ModelError,)) or code
+    return run_to_exit_code(command) or code
 
 
 if __name__ == "__main__":
