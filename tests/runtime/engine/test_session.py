@@ -52,7 +52,7 @@ def test_refused_tokens_leave_the_cache_as_it_was(tiny_bundle):
         assert cache.length == 2
 
 
-def test_a_steady_session_that_fails_leaves_the_cache_as_it_was(broken_bundle):
+def test_a_batch_invariant_session_that_fails_leaves_the_cache_as_it_was(broken_bundle):
     edit_json(broken_bundle / "config.json", max_position_embeddings=300)  # the graph has 192
     session = opened(broken_bundle, batch_invariant=True)
     cache = session.new_cache()
