@@ -7,7 +7,7 @@ its own memory, so that a long one stalls nobody. Rows are kept at the front: th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,12 @@ from runtime.engine.session import DecoderSession
 
 @dataclass(eq=False)
 class _Move:
-    """A cache on its way into a row."""
+    """A cache on its way into a row, or out of one into memory of its own, and who is told when it is out."""
 
     cache: KVCache
-    row: int
+    target: list[np.ndarray]
+    row: int | None = None
+    when_out: Callable[[], object] | None = None
     done_tokens: int = 0
 
 
@@ -60,22 +62,39 @@ class RowBlock:
         row = self._free_row()
         if row is None:
             return False
-        self._moves.append(_Move(cache, row))
+        self._moves.append(_Move(cache, self._row(row), row))
         return True
 
+    def take_out(self, cache: KVCache, length: int, when_out: Callable[[], object]) -> None:
+        """Let a cache that takes no more steps go with its first `length` tokens, as `move` goes on.
+
+        Args:
+            cache: may also be on its way in, or outside.
+            length: tokens to keep; 0 frees the row at once.
+            when_out: called when the cache is in memory of its own.
+        """
+        self._moves = [move for move in self._moves if move.cache is not cache]
+        cache.trim(min(length, cache.length))
+        if cache in self and cache.length:
+            own = KVCache(self._session.shape, cache.length, cache.dtype)
+            self._moves.append(_Move(cache, own.buffers, when_out=when_out))
+            return
+        self._leave(cache)
+        when_out()
+
     def move(self, budget_bytes: int | None = None) -> None:
-        """Go on moving caches in, or into gaps, by about this many bytes; None for all at once."""
+        """Go on moving caches in, out and into gaps, by about this many bytes; None for all at once."""
         tokens = None if budget_bytes is None else max(1, budget_bytes // self._session.cache_bytes_per_token)
         while (tokens is None or tokens > 0) and (self._moves or self._close_gap()):
             move = self._moves[0]
             left = move.cache.length - move.done_tokens
             part = left if tokens is None else min(left, tokens)
-            copy_tokens(move.cache.buffers, self._row(move.row), move.done_tokens, move.done_tokens + part)
+            copy_tokens(move.cache.buffers, move.target, move.done_tokens, move.done_tokens + part)
             move.done_tokens += part
             tokens = None if tokens is None else tokens - max(part, 1)
             if move.done_tokens == move.cache.length:
                 self._moves.pop(0)
-                self._settle(move.cache, move.row)
+                self._settle(move)
 
     def step(self, token_ids: Mapping[KVCache, int]) -> list[np.ndarray]:
         """One more token in some of the caches that have moved in.
@@ -101,21 +120,15 @@ class RowBlock:
             cache.add((token_id,))
         return [logits[places[id(cache)]] for cache in token_ids]
 
-    def take_out(self, cache: KVCache, length: int = 0) -> None:
-        """Let a cache go with its first `length` tokens, in memory of its own again."""
-        self._moves = [move for move in self._moves if move.cache is not cache]
-        cache.trim(min(length, cache.length))
-        if cache in self:
-            own = cache.copy(cache.length)
-            self._leave(cache)
-            cache.buffers = own.buffers
-
-    def _settle(self, cache: KVCache, row: int) -> None:
-        """All that a cache holds is in its new row: it lives there from now on."""
-        self._leave(cache)
-        self._session.unbind(cache)
-        cache.buffers = self._row(row)
-        self._caches[row] = cache
+    def _settle(self, move: _Move) -> None:
+        """All that a cache holds is in its new place: it lives there from now on."""
+        self._leave(move.cache)
+        self._session.unbind(move.cache)
+        move.cache.buffers = move.target
+        if move.row is not None:
+            self._caches[move.row] = move.cache
+        if move.when_out is not None:
+            move.when_out()
 
     def _leave(self, cache: KVCache) -> None:
         """Free the row of a cache, if it has one."""
@@ -132,7 +145,7 @@ class RowBlock:
         gap, cache = self._free_row(), self._caches[last]
         if cache is None or gap is None or gap > last:
             return False
-        self._moves.append(_Move(cache, gap))
+        self._moves.append(_Move(cache, self._row(gap), gap))
         return True
 
     def _free_row(self) -> int | None:

@@ -76,6 +76,7 @@ class Scheduler:
         self._pacing = None if max_pause_steps is None else Pacing(max_pause_steps)
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
+        self._leaving: list[Sequence] = []  # ended; what is kept of their caches is on its way out of the block
         self._block: RowBlock | None = None
         self._added = 0
 
@@ -98,7 +99,7 @@ class Scheduler:
     def cache_bytes(self) -> int:
         """What the caches of running sequences are counted as, and those of earlier ones that are kept."""
         kept = 0 if self._prompts is None else self._prompts.nbytes
-        return kept + sum(self._bytes_of(sequence) for sequence in self._running)
+        return kept + self._held_bytes()
 
     def add(self, request: Request) -> Sequence:
         """Put a request in line. Nothing is computed before `step`.
@@ -135,6 +136,7 @@ class Scheduler:
             self._waiting.remove(sequence)
         elif sequence in self._running:
             self._release(sequence)
+            self._tidy_block()
 
     def is_waiting(self, sequence: Sequence) -> bool:
         """Whether a sequence has not been let in yet."""
@@ -157,17 +159,26 @@ class Scheduler:
         for sequence, _ in outputs:
             if sequence.finish_reason is not None and sequence in self._running:
                 self._release(sequence)
+        self._tidy_block()
         return outputs
+
+    def _tidy_block(self) -> None:
+        """Move caches in and out of the block: a part of them, where all at once would hold somebody up."""
+        if self._block is not None:
+            self._block.move(MOVED_BYTES_A_STEP if self._pacing is not None and self._running else None)
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._max_running:
             needed = self._bytes_of(self._waiting[0])
-            held = sum(self._bytes_of(sequence) for sequence in self._running)
+            held = self._held_bytes()
             if self._prompts is not None:
                 self._prompts.shrink(self._cache_bytes - held - needed)
             if held + needed > self._cache_bytes:
                 return
             self._running.append(self._waiting.popleft())
+
+    def _held_bytes(self) -> int:
+        return sum(self._bytes_of(sequence) for sequence in (*self._running, *self._leaving))
 
     def _bytes_of(self, sequence: Sequence) -> int:
         if sequence.request.cache is not None:  # the caller's memory
@@ -193,7 +204,8 @@ class Scheduler:
                 self._block.invite(_cache_of(sequence))
         if self._block is None:
             return []
-        self._block.move(None if self._pacing is None else MOVED_BYTES_A_STEP)
+        if self._pacing is None:
+            self._block.move()
         return [sequence for sequence in joining if _cache_of(sequence) in self._block]
 
     def _decode_together(self, sequences: list[Sequence]) -> list[SequenceOutput]:
@@ -237,21 +249,19 @@ class Scheduler:
         sequence = next((sequence for sequence in self._running if not sequence.is_decoding), None)
         if sequence is None:
             return []
-        started, before = time.perf_counter(), sequence.cache.length if sequence.cache is not None else 0
-        outputs = self._run_chunk(sequence, pacing.budget_tokens if disturbs else None)
-        if sequence.cache is not None:
-            pacing.prefilled(sequence.cache.length - before, time.perf_counter() - started)
-        return outputs
+        return self._run_chunk(sequence, pacing.budget_tokens if disturbs else None)
 
     def _run_chunk(self, sequence: Sequence, budget: int | None) -> list[SequenceOutput]:
         try:
             cache = self._begin(sequence) if sequence.cache is None else sequence.cache
             new_ids = sequence.token_ids[sequence.cached_tokens :]
-            start = cache.length - sequence.cached_tokens
+            start, started = cache.length - sequence.cached_tokens, time.perf_counter()
             end = self._prefill_session.chunks.end(start, len(new_ids), budget)
             logits = self._prefill_session.forward(new_ids[start:end], cache)
         except (BundleError, OptionError, PromptError) as error:
             return [_failed(sequence, error)]
+        if self._pacing is not None:
+            self._pacing.prefilled(end - start, time.perf_counter() - started)
         return [sequence.take(logits[0])] if end == len(new_ids) else []
 
     def _begin(self, sequence: Sequence) -> KVCache:
@@ -270,22 +280,31 @@ class Scheduler:
 
     def _lenders(self, borrower: Sequence) -> Iterable[tuple[KVCache, int]]:
         """The caches of running sequences, and how many of their tokens another one may begin with."""
-        for sequence in self._running:
+        for sequence in (*self._running, *self._leaving):
             if sequence is not borrower and sequence.cache is not None and self._prompts is not None:
                 yield sequence.cache, self._prompts.reusable_tokens(sequence.cache, sequence.prompt_tokens)
 
     def _release(self, sequence: Sequence) -> None:
         """Take a sequence out, and keep of its cache what later ones may begin with."""
         self._running.remove(sequence)
-        cache, sequence.cache = sequence.cache, None
+        cache = sequence.cache
         if cache is None or sequence.request.cache is not None:
+            sequence.cache = None
             return
         kept = 0 if self._prompts is None else self._prompts.reusable_tokens(cache, sequence.prompt_tokens)
-        if self._block is not None:
-            self._block.take_out(cache, kept)
-        cache.trim(kept)
-        if self._prompts is not None and kept:
-            self._prompts.give_back(cache)
+
+        def keep() -> None:
+            self._leaving.remove(sequence)
+            sequence.cache = None
+            if self._prompts is not None and kept:
+                self._prompts.give_back(cache)
+
+        self._leaving.append(sequence)
+        if self._block is None:
+            cache.trim(kept)
+            keep()
+        else:
+            self._block.take_out(cache, kept, keep)
 
 
 def _cache_of(sequence: Sequence) -> KVCache:
