@@ -1,6 +1,6 @@
 """Checkpoint -> bundle folder: the graphs, the files around them, the manifest and the model card.
 
-The folder is built under a temporary name and takes its place when it is whole.
+The folder is built under a temporary name and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from export.coverage import measure_coverage
 from export.errors import ExportError
 from export.graph import build_graph
 from export.graph_builder import OPSET
-from export.int8_cache import EvenKeys, write_int8_cache_graph
+from export.int8_cache import KeyScaledCheckpoint, write_int8_cache_graph
 from export.manifest import file_entries
 from export.model_card import model_card
 from export.operators import FusedOperators, Operators
@@ -29,7 +29,7 @@ from export.precisions import Precision
 from export.standard_operators import StandardOperators
 from export.version import VERSION
 from export.weight_formats import WeightFormat
-from model import Checkpoint
+from model import ModelSource, WeightSource
 from model.files import replacing_folder, write_json, write_text
 from model.parameters import parameter_counts
 from runtime.bundle import MANIFEST, PRECISION_FILES, graph_and_weight_bytes, read_json
@@ -46,7 +46,7 @@ VOCABULARY_PADDING = 1024
 
 
 def export_bundle(
-    checkpoint: Checkpoint,
+    checkpoint: ModelSource,
     out: Path,
     precisions: Sequence[Precision],
     *,
@@ -67,15 +67,15 @@ def export_bundle(
         base_model: its Hub id if it came from there, for the model card.
         compare: called with the finished folder before it takes its place; its figures go into manifest and card.
         portable: write standard ONNX operators alone, for other engines: slower, and without a cache in place.
-        calibration_tokens: how many the model samples where a precision wants to know its activations; 0 rounds no
-            weights by them, and is the usual number where there is no doing without.
+        calibration_tokens: how many the model samples where a precision needs its activations. 0 rounds no weights by
+            them; a precision that cannot do without gets the usual number.
         progress: show a bar on stderr if that is a terminal.
 
     Returns:
         The manifest.
 
     Raises:
-        ExportError: the tokenizer is missing or another model's, `out` holds something that is no bundle, or a
+        ExportError: the tokenizer is missing or another model's, `out` holds something other than a bundle, or a
             precision has no portable form.
         CheckpointError: weights that cannot be read or are not finite.
     """
@@ -93,7 +93,7 @@ def export_bundle(
         calibration = Calibration(checkpoint, tokens=calibration_tokens, progress=progress)
         formats = {p.name: p.make_format(calibration) for p in precisions if not p.has_int8_cache}
         int8_caches = [p for p in precisions if p.has_int8_cache]
-        written = EvenKeys(checkpoint, calibration.cache_range) if int8_caches else checkpoint
+        written = KeyScaledCheckpoint(checkpoint, calibration.cache_range) if int8_caches else checkpoint
         external = [
             PRECISION_FILES[name]
             for name, weight_format in formats.items()
@@ -122,7 +122,7 @@ def export_bundle(
 
 
 def _write_graph(
-    checkpoint: Checkpoint,
+    weights: WeightSource,
     folder: Path,
     file: str,
     weight_format: WeightFormat,
@@ -130,9 +130,9 @@ def _write_graph(
     progress: bool,
 ) -> bool:
     """Build and save one graph. Returns whether its weights lie in a file beside it."""
-    layers = checkpoint.config.num_hidden_layers
+    layers = weights.config.num_hidden_layers
     with tqdm(total=layers + 1, desc=file, unit="layer", disable=None if progress else True, leave=False) as bar:
-        model = build_graph(checkpoint, weight_format, lambda _: bar.update(), operators=operators)
+        model = build_graph(weights, weight_format, lambda _: bar.update(), operators=operators)
         total = sum(tensor.const_value.nbytes for tensor in model.graph.initializers.values())
         is_external = total > EMBEDDED_BYTES
         bar.set_postfix_str("writing")
@@ -142,7 +142,7 @@ def _write_graph(
 
 
 def _save(model: ir.Model, path: Path, external_data: str | None) -> None:
-    """Write a graph. Float32 weights are read now, so what is wrong with them shows here, in `Checkpoint`'s words."""
+    """Write a graph. Float32 weights are read now, so a fault in them is raised here, as the source words it."""
     try:
         ir.save(model, path, external_data=external_data, size_threshold_bytes=SMALL_TENSOR_BYTES)
     except ir.serde.SerdeError as error:
@@ -153,7 +153,7 @@ def _save(model: ir.Model, path: Path, external_data: str | None) -> None:
 
 
 def _describe_precision(
-    checkpoint: Checkpoint, folder: Path, precision: Precision, weight_format: WeightFormat
+    checkpoint: ModelSource, folder: Path, precision: Precision, weight_format: WeightFormat
 ) -> dict[str, Any]:
     config = checkpoint.config
     coverage = measure_coverage(folder / "onnx" / precision.file, config.vocab_size, config.hidden_size)
@@ -174,7 +174,7 @@ def _describe_precision(
 
 
 def _manifest(
-    checkpoint: Checkpoint, entries: dict[str, Any], source: str, operators: type[Operators]
+    checkpoint: ModelSource, entries: dict[str, Any], source: str, operators: type[Operators]
 ) -> dict[str, Any]:
     return {
         "format": 1,
@@ -190,7 +190,7 @@ def _manifest(
     }
 
 
-def _config(checkpoint: Checkpoint, external: Sequence[str]) -> dict[str, Any]:
+def _config(checkpoint: ModelSource, external: Sequence[str]) -> dict[str, Any]:
     """The model's config; transformers.js asks it which graphs have their weights in a second file."""
     config = checkpoint.config.to_dict()
     if external:
@@ -198,12 +198,12 @@ def _config(checkpoint: Checkpoint, external: Sequence[str]) -> dict[str, Any]:
     return config
 
 
-def _generation_config(checkpoint: Checkpoint) -> dict[str, Any]:
+def _generation_config(checkpoint: ModelSource) -> dict[str, Any]:
     config = checkpoint.config.to_dict()
     return {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
 
 
-def _check_tokenizer(checkpoint: Checkpoint) -> None:
+def _check_tokenizer(checkpoint: ModelSource) -> None:
     vocabulary = load_tokenizer(checkpoint.folder).get_vocab(with_added_tokens=True)
     size, expected = max(vocabulary.values(), default=-1) + 1, checkpoint.config.vocab_size
     padded = -(-size // VOCABULARY_PADDING) * VOCABULARY_PADDING

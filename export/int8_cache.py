@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from export.graph_builder import MICROSOFT
-from model import Checkpoint, ModelConfig
+from model import ModelConfig, WeightSource
 from model.attention import KVCache
 from runtime import contract
 
@@ -66,24 +66,26 @@ class CacheRange:
         return key, value
 
 
-class EvenKeys(Checkpoint):
-    """The same model, with all features of its keys of about one size.
+class KeyScaledCheckpoint:
+    """A source of weights seen with every key feature brought to about one size; the model computes the same function.
 
     Args:
-        checkpoint: config and weights.
-        cache_range: by which features are lifted.
+        weights: of the model.
+        cache_range: the magnitudes by which features are lifted.
     """
 
-    def __init__(self, checkpoint: Checkpoint, cache_range: CacheRange) -> None:
-        super().__init__(checkpoint.folder)
+    def __init__(self, weights: WeightSource, cache_range: CacheRange) -> None:
+        self._weights = weights
+        self.config = weights.config
+        self.shapes = weights.shapes
         doublings = torch.from_numpy(cache_range.key_doublings)
         readers = self.config.num_attention_heads // self.config.num_key_value_heads
         # [num_hidden_layers, features of the projection]
         self._doublings = {"k": doublings.flatten(1), "q": -doublings.repeat_interleave(readers, dim=1).flatten(1)}
 
     def tensor(self, name: str) -> Tensor:
-        """`Checkpoint.tensor`, with powers of two in the rows of q_proj and k_proj."""
-        tensor = super().tensor(name)
+        """`WeightSource.tensor`, with the rows of q_proj and k_proj multiplied by powers of two."""
+        tensor = self._weights.tensor(name)
         found = PROJECTION.fullmatch(name)
         if found is None:
             return tensor
@@ -95,7 +97,7 @@ def write_int8_cache_graph(graph: Path, out: Path, cache_range: CacheRange) -> N
     """Write a graph again with a cache of int8; weights in a file beside it are shared.
 
     Args:
-        graph: a file with GroupQueryAttention, of a checkpoint with `EvenKeys`.
+        graph: a file with GroupQueryAttention, of weights seen through `KeyScaledCheckpoint`.
         out: the new file, in the same folder.
         cache_range: of the same checkpoint.
     """

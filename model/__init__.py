@@ -1,6 +1,6 @@
 """The model in PyTorch: its config, its modules, its checkpoint folder.
 
-Knows no ONNX, no training and no command line. `from model import TransformerModel, ModelConfig, load_checkpoint`.
+Training, ONNX and command lines are other packages. `from model import TransformerModel, ModelConfig, load_checkpoint`.
 
 Names are loaded when they are first asked for, so what needs no tensors (configs, errors, file helpers) works where
 torch is not installed.
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from model.config import ModelConfig, preset_names
     from model.errors import CheckpointError, CheckpointNotFoundError, ConfigError, ModelError
     from model.transformer import TransformerModel
+    from model.weights import ModelSource, WeightSource, build_model
 
 __all__ = [
     "Checkpoint",
@@ -26,7 +27,10 @@ __all__ = [
     "KVCache",
     "ModelConfig",
     "ModelError",
+    "ModelSource",
     "TransformerModel",
+    "WeightSource",
+    "build_model",
     "load_checkpoint",
     "preset_names",
     "save_checkpoint",
@@ -38,6 +42,7 @@ _HOMES = {
     "errors": ("CheckpointError", "CheckpointNotFoundError", "ConfigError", "ModelError"),
     "attention": ("KVCache",),
     "transformer": ("TransformerModel",),
+    "weights": ("ModelSource", "WeightSource", "build_model"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

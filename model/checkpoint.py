@@ -1,14 +1,14 @@
 """A Hugging Face folder as a checkpoint: `config.json` and safetensors, whole or sharded, read strictly.
 
 Strict means: every parameter is there, none is extra, every shape is the config's, every number is finite. Nothing is
-ever unpickled. Knows no training state, which lies beside the checkpoint in files of its own.
+ever unpickled. Training state lies beside the checkpoint in files of its own and is not read here.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from model.config import ModelConfig
 from model.errors import CheckpointError
 from model.files import replacing_folder, write_json
 from model.hub import resolve_checkpoint
+from model.parameters import parameter_shapes
 from model.transformer import TransformerModel
+from model.weights import HEAD, TABLE, build_model
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -32,14 +34,13 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 SIDE_FILES = (*TOKENIZER_FILES, "generation_config.json")
-HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
 
 
 class Checkpoint:
-    """An open checkpoint folder: its config, and its tensors one at a time.
+    """An open checkpoint folder, a `ModelSource`: its config, and its tensors one at a time.
 
     Opening it checks names and shapes against the config from the files' headers; a tensor's numbers are read, and
-    checked to be finite, when asked for. So a model larger than memory can be exported tensor by tensor.
+    checked to be finite, when they are asked for.
 
     Raises:
         CheckpointNotFoundError: no such folder.
@@ -53,6 +54,7 @@ class Checkpoint:
         if not config_path.is_file():
             raise CheckpointError(f"{self.folder} is not a checkpoint: it has no config.json")
         self.config = ModelConfig.from_file(config_path)
+        self.shapes: Mapping[str, tuple[int, ...]] = parameter_shapes(self.config)
         self._file_of = _locate_tensors(self.folder)
         self._check_against_config()
 
@@ -80,7 +82,7 @@ class Checkpoint:
         return (path for name in SIDE_FILES if (path := self.folder / name).is_file())
 
     def _check_against_config(self) -> None:
-        expected = expected_shapes(self.config)
+        expected = dict(self.shapes)
         if self.config.tie_word_embeddings and HEAD in self._file_of:
             expected[HEAD] = expected[TABLE]  # some writers store the tied head again; compared on loading
         missing = sorted(expected.keys() - self._file_of.keys())
@@ -108,13 +110,6 @@ class Checkpoint:
                     yield name, tuple(file.get_slice(name).get_shape())
 
 
-def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The name and shape of every tensor that a checkpoint of this config holds (a tied head is not stored)."""
-    with torch.device("meta"):
-        model = TransformerModel(config)
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-
-
 def load_checkpoint(
     folder: str | Path,
     *,
@@ -123,19 +118,7 @@ def load_checkpoint(
     dtype: torch.dtype = torch.float32,
 ) -> TransformerModel:
     """A model with the weights of a checkpoint folder or Hub id, in eval mode. Raises as `Checkpoint` does."""
-    checkpoint = Checkpoint(folder, revision=revision)
-    with torch.device("meta"):
-        model = TransformerModel(checkpoint.config)
-    names = expected_shapes(checkpoint.config)
-    state = {name: checkpoint.tensor(name).to(device=device, dtype=dtype) for name in names}
-    if checkpoint.config.tie_word_embeddings:
-        state[HEAD] = state[TABLE]
-    model.load_state_dict(state, strict=True, assign=True)
-    if checkpoint.config.tie_word_embeddings:
-        model.lm_head.weight = model.model.embed_tokens.weight
-    # The meta device left the tables of RoPE without numbers, and no file stores them.
-    model.model.rotary = type(model.model.rotary)(checkpoint.config).to(device)
-    return model.eval()
+    return build_model(Checkpoint(folder, revision=revision), device=device, dtype=dtype)
 
 
 def save_checkpoint(

@@ -3,8 +3,6 @@
 Two spellings are read: Hugging Face's `config.json` and the nanotron-style training file that nests the same keys
 under `model.model_config`. A key that would change the computation in a way we do not implement is an error with its
 name; nothing is ignored in silence.
-
-Knows no weights and no tokenizer.
 """
 
 from __future__ import annotations

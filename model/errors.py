@@ -1,7 +1,9 @@
 """What `model` says when its input is wrong. Every message names the fault and the remedy."""
 
+from runtime.errors import SmolTextError
 
-class ModelError(Exception):
+
+class ModelError(SmolTextError):
     """The base of every error that a user of `model`, `train` or `export` can cause."""
 
 

@@ -3,7 +3,7 @@
 Module and parameter names are Hugging Face's, so a state dict is a checkpoint as it stands. Shapes in comments use
 batch, sequence (new tokens), total (cached and new tokens), heads, kv_heads and head_dim.
 
-Knows no training (there is no loss here), no files and no tokenizer.
+It has no loss, no files and no tokenizer: `train` computes the loss, `checkpoint.py` reads files.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class TransformerModel(nn.Module):
 
         Args:
             input_ids: int64 [sequence], at least one token.
-            max_new_tokens: stop after as many; the context is the other limit.
+            max_new_tokens: the most tokens to add; the context limits them too.
             temperature: 0 takes the likeliest token; above, logits are divided by it and a token is drawn.
             top_k: draw among the k likeliest alone.
             stop_token_ids: stop at any of these, which is not returned.
