@@ -29,7 +29,7 @@ from export.precisions import Precision
 from export.standard_operators import StandardOperators
 from export.version import VERSION
 from export.weight_formats import WeightFormat
-from model import ModelSource, WeightSource
+from model import ModelConfig, ModelSource, WeightSource
 from model.files import replacing_folder, write_json, write_text
 from model.parameters import parameter_counts
 from runtime.bundle import MANIFEST, PRECISION_FILES, graph_and_weight_bytes, read_json
@@ -103,12 +103,11 @@ def export_bundle(
             graph = folder / "onnx" / PRECISION_FILES[p.weights]
             write_int8_cache_graph(graph, folder / "onnx" / p.file, calibration.cache_range)
         entries = {p.name: _describe_precision(checkpoint, folder, p, formats[p.weights]) for p in precisions}
-        write_json(folder / "config.json", _config(checkpoint, external))
+        write_json(folder / "config.json", _config(checkpoint.config, external, operators))
         generation = read_json(folder / "generation_config.json")
         in_place = operators.in_place_cache
-        write_json(
-            folder / genai.FILE, genai.genai_config(checkpoint.config, generation, entries, in_place_cache=in_place)
-        )
+        graph_config = checkpoint.config.replace(head_dim=operators.cache_head_dim(checkpoint.config))
+        write_json(folder / genai.FILE, genai.genai_config(graph_config, generation, entries, in_place_cache=in_place))
         manifest = _manifest(checkpoint, entries, source, operators)
         if base_model is not None:
             manifest["base_model"] = base_model
@@ -190,12 +189,19 @@ def _manifest(
     }
 
 
-def _config(checkpoint: ModelSource, external: Sequence[str]) -> dict[str, Any]:
-    """The model's config; transformers.js asks it which graphs have their weights in a second file."""
-    config = checkpoint.config.to_dict()
+def _config(config: ModelConfig, external: Sequence[str], operators: type[Operators]) -> dict[str, Any]:
+    """The model's config as the graph has it: what engines ask it is the size of the cache.
+
+    Padded heads show in `head_dim`, and `max_position_embeddings` is the context that RoPE's scaling reaches.
+    transformers.js asks which graphs have their weights in a second file.
+    """
+    values = config.to_dict() | {
+        "head_dim": operators.cache_head_dim(config),
+        "max_position_embeddings": config.max_position_embeddings,
+    }
     if external:
-        config["transformers.js_config"] = {"use_external_data_format": dict.fromkeys(external, True)}
-    return config
+        values["transformers.js_config"] = {"use_external_data_format": dict.fromkeys(external, True)}
+    return values
 
 
 def _generation_config(checkpoint: ModelSource) -> dict[str, Any]:

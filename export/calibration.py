@@ -16,7 +16,7 @@ from tqdm import trange
 from export.errors import ExportError
 from export.int8_cache import CacheRange
 from model import ModelConfig, WeightSource, build_model
-from model.attention import RotaryPositionalEmbedding
+from model.rotary import RotaryPositionalEmbedding
 from model.weights import build_block
 
 DEFAULT_TOKENS = 8192

@@ -14,11 +14,11 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph_builder import GraphBuilder
-from export.operators import FusedOperators, Operators
+from export.operators import AttentionLayer, FusedOperators, Operators
 from export.version import VERSION
 from export.weight_formats import Weight, WeightFormat
 from model import WeightSource
-from model.attention import rotary_angles
+from model.rotary import rotary_angles
 from runtime import contract
 
 TO_THE_END = np.iinfo(np.int64).max
@@ -51,7 +51,7 @@ class _DecoderGraph:
         self.input_ids = builder.input(contract.INPUT_IDS, ir.DataType.INT64, [contract.BATCH, contract.SEQUENCE])
         attention_mask = builder.input(contract.ATTENTION_MASK, ir.DataType.INT64, [contract.BATCH, contract.TOTAL])
         self.position_ids = builder.input(contract.POSITION_IDS, ir.DataType.INT64, [contract.BATCH, contract.SEQUENCE])
-        angles = rotary_angles(self.config).numpy()
+        angles = None if self.config.has_dynamic_rope else rotary_angles(self.config).numpy()
         self.operators = operators(builder, self.config, attention_mask, self.position_ids, angles)
 
     def build(self, on_layer: Callable[[int], None]) -> ir.Model:
@@ -79,7 +79,7 @@ class _DecoderGraph:
     def _attention(self, x: ir.Value, layer: int) -> tuple[ir.Value, ir.Value, ir.Value]:
         config, operators = self.config, self.operators
         prefix = f"model.layers.{layer}.self_attn"
-        cache_shape = [contract.BATCH, config.num_key_value_heads, contract.PAST, config.head_dim]
+        cache_shape = [contract.BATCH, config.num_key_value_heads, contract.PAST, operators.cache_head_dim(config)]
         past_key, past_value = (
             self.builder.input(name, ir.DataType.FLOAT, cache_shape) for name in contract.past_names(layer)
         )
@@ -87,8 +87,16 @@ class _DecoderGraph:
             qkv = [self._packed_qkv(x, prefix)]
         else:
             qkv = [self._linear(x, f"{prefix}.{name}_proj") for name in "qkv"]
-        attended, present_key, present_value = operators.attention(qkv, past_key, past_value, prefix)
+        attended, present_key, present_value = operators.attention(
+            qkv, past_key, past_value, self._attention_layer(layer, prefix)
+        )
         return self._linear(attended, f"{prefix}.o_proj"), present_key, present_value
+
+    def _attention_layer(self, layer: int, prefix: str) -> AttentionLayer:
+        config, norms = self.config, None
+        if config.qk_norm:
+            norms = self._norm_weight(f"{prefix}.q_norm"), self._norm_weight(f"{prefix}.k_norm")
+        return AttentionLayer(prefix, config.has_rope(layer), config.window(layer), norms)
 
     def _packed_qkv(self, x: ir.Value, prefix: str) -> ir.Value:
         """One product for queries, keys and values: [batch_size, sequence_length, query + key + value]."""
@@ -128,7 +136,7 @@ class _DecoderGraph:
 
     def _declare_presents(self, presents: list[ir.Value]) -> None:
         config = self.config
-        shape = [contract.BATCH, config.num_key_value_heads, contract.TOTAL, config.head_dim]
+        shape = [contract.BATCH, config.num_key_value_heads, contract.TOTAL, self.operators.cache_head_dim(config)]
         names = [name for layer in range(config.num_hidden_layers) for name in contract.present_names(layer)]
         for value, name in zip(presents, names, strict=True):
             self.builder.output(value, name, ir.DataType.FLOAT, shape)

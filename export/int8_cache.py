@@ -3,8 +3,8 @@
 onnxruntime's GroupQueryAttention reads such a cache with one scale for a layer's keys and one for its values; both are
 taken from what the model holds in its cache while it writes its own samples. Values are much alike in size, keys are
 not: a few features are many times as large as the rest (KIVI, arXiv:2402.02750), to which one scale would leave few
-steps. So the exporter evens them out first, by powers of two in k_proj and the reverse in q_proj. That changes no bit
-of any logit with a cache of floats, and needs no operator.
+steps. So the exporter evens them out first, by powers of two in k_proj and the reverse in q_proj, or in k_norm and
+q_norm where keys are normalized. That changes no bit of any logit with a cache of floats, and needs no operator.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ LARGEST = 127
 HEADROOM = 1.2
 # A feature is lifted by 2^6 at most: one that was still in the samples may move in another text.
 MOST_DOUBLINGS = 6
-PROJECTION = re.compile(r"model\.layers\.(\d+)\.self_attn\.(q|k)_proj\.(weight|bias)")
+PROJECTION = re.compile(r"model\.layers\.(\d+)\.self_attn\.(q|k)_proj\.(?:weight|bias)")
+NORM = re.compile(r"model\.layers\.(\d+)\.self_attn\.(q|k)_norm\.weight")
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,18 @@ class KeyScaledCheckpoint:
         self.shapes = weights.shapes
         doublings = torch.from_numpy(cache_range.key_doublings)
         readers = self.config.num_attention_heads // self.config.num_key_value_heads
-        # [num_hidden_layers, features of the projection]
-        self._doublings = {"k": doublings.flatten(1), "q": -doublings.repeat_interleave(readers, dim=1).flatten(1)}
+        # [num_hidden_layers, features of the tensor]
+        if self.config.qk_norm:  # one norm serves all heads
+            shared = doublings.amin(1)
+            self._scaled, self._doublings = NORM, {"k": shared, "q": -shared}
+        else:
+            query = -doublings.repeat_interleave(readers, dim=1).flatten(1)
+            self._scaled, self._doublings = PROJECTION, {"k": doublings.flatten(1), "q": query}
 
     def tensor(self, name: str) -> Tensor:
-        """`WeightSource.tensor`, with the rows of q_proj and k_proj multiplied by powers of two."""
+        """`WeightSource.tensor`, with rows of queries and keys multiplied by powers of two."""
         tensor = self._weights.tensor(name)
-        found = PROJECTION.fullmatch(name)
+        found = self._scaled.fullmatch(name)
         if found is None:
             return tensor
         doublings = self._doublings[found[2]][int(found[1])]

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from export.calibration import Calibration
 from export.errors import ExportError
 from export.graph import build_graph
+from export.operators import FusedOperators
 from export.probe import GraphProbe
 from export.quantize import quantize_blockwise, restore_blockwise
 from export.weight_formats import Blockwise, Float, Mixed, WeightFormat
@@ -133,7 +134,7 @@ class SensitivityProbe:
             vocab_size=config.vocab_size,
             num_hidden_layers=config.num_hidden_layers,
             num_key_value_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
+            head_dim=FusedOperators.cache_head_dim(config),
             max_position_embeddings=config.max_position_embeddings,
         )
         divergence = Divergence()

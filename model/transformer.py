@@ -14,22 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.attention import Attention, KVCache, RotaryPositionalEmbedding, document_mask, positions_in_documents
+from model.attention import Attention, KVCache, document_mask, positions_in_documents
 from model.config import ModelConfig
-
-
-class RMSNorm(nn.Module):
-    """`weight * x / sqrt(mean(x^2) + eps)`, computed in float32 (Zhang & Sennrich 2019, arXiv:1910.07467)."""
-
-    def __init__(self, hidden_size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., hidden_size] -> [..., hidden_size], dtype kept."""
-        normalized = x.float() * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * normalized.to(x.dtype)
+from model.norm import RMSNorm
+from model.rotary import RotaryPositionalEmbedding
 
 
 class MLP(nn.Module):
