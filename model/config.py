@@ -90,6 +90,12 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise ConfigError(f"head_dim must be even for rotary embeddings, not {self.head_dim}")
+        self._check_switches()
+        for token_id in self.special_token_ids:
+            if not isinstance(token_id, int) or not 0 <= token_id < self.vocab_size:
+                raise ConfigError(f"special token id {token_id!r} is outside the vocabulary of {self.vocab_size}")
+
+    def _check_switches(self) -> None:
         if self.sliding_window is not None and not (isinstance(self.sliding_window, int) and self.sliding_window > 0):
             raise ConfigError(f"sliding_window must be a positive number of tokens, not {self.sliding_window!r}")
         for name in ("no_rope_layers", "layer_types"):
@@ -100,9 +106,6 @@ class ModelConfig:
             raise ConfigError(f"rope_scaling must be a RopeScaling, not {self.rope_scaling!r}")
         if self.rope_scaling is not None and self.learned_position_embeddings:
             raise ConfigError("rope_scaling cannot stretch learned_position_embeddings: a model has one of the two")
-        for token_id in self.special_token_ids:
-            if not isinstance(token_id, int) or not 0 <= token_id < self.vocab_size:
-                raise ConfigError(f"special token id {token_id!r} is outside the vocabulary of {self.vocab_size}")
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

@@ -98,3 +98,24 @@ def test_a_longer_row_beside_it_changes_no_rows_dynamic_angles(tmp_path):
     together, _ = graph(ids, mask=mask)
     alone, _ = graph(ids[:1, :20])
     assert relative_difference(together[:1, :20], alone) <= 1e-6
+
+
+@pytest.mark.parametrize("head_dim", [4, 6, 10, 12, 20, 100])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"attention_bias": True, "num_key_value_heads": 4}, {"model_type": "qwen3"}],
+    ids=["grouped", "biases, not grouped", "norms"],
+)
+def test_heads_of_every_even_size_are_exported(head_dim, changes, tmp_path):
+    config = LLAMA | {"vocab_size": VOCAB_SIZE, "head_dim": head_dim} | changes
+    theirs = make_checkpoint(tmp_path / "theirs", config)
+    expected = logits_of_transformers(theirs)
+    bundle = export(tmp_path, config, "fp32,int8,int8-kv8")
+    assert bundle.shape.head_dim == -(-head_dim // 8) * 8
+    assert relative_difference(logits_of(bundle, "fp32"), expected) <= TOLERANCE
+    for precision in ("int8", "int8-kv8"):
+        assert kl(expected, logits_of(bundle, precision)) < KL_LIMITS[precision], precision
+    if not changes:
+        portable = export(tmp_path, config, "fp32", portable=True)
+        assert portable.shape.head_dim == head_dim
+        assert relative_difference(logits_of(portable, "fp32"), expected) <= TOLERANCE
