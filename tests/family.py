@@ -103,4 +103,5 @@ def make_checkpoint(folder: Path, config: dict, *, dtype: torch.dtype = torch.fl
             parameter.add_(torch.randn_like(parameter) * 0.1)
     theirs.to(dtype).save_pretrained(folder)
     config_path.write_text(json.dumps(config))
-    return theirs.float()
+    # Read anew: `to` has rounded the frequencies of RoPE too.
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

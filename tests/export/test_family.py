@@ -119,3 +119,20 @@ def test_heads_of_every_even_size_are_exported(head_dim, changes, tmp_path):
         portable = export(tmp_path, config, "fp32", portable=True)
         assert portable.shape.head_dim == head_dim
         assert relative_difference(logits_of(portable, "fp32"), expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_weights_are_exported_as_transformers_reads_them(dtype, tmp_path):
+    config = LLAMA | {"vocab_size": VOCAB_SIZE, "torch_dtype": str(dtype).removeprefix("torch.")}
+    theirs = make_checkpoint(tmp_path / "theirs", config, dtype=dtype)
+    bundle = export(tmp_path, config, "fp32")
+    assert relative_difference(logits_of(bundle, "fp32"), logits_of_transformers(theirs)) <= TOLERANCE
+
+
+def test_a_pytorch_file_gives_the_same_bundle(tmp_path):
+    config = LLAMA | {"vocab_size": VOCAB_SIZE}
+    theirs = make_checkpoint(tmp_path / "theirs", config)
+    before = export(tmp_path, config, "fp32").manifest["files"]
+    torch.save(theirs.state_dict(), tmp_path / "theirs" / "pytorch_model.bin")
+    (tmp_path / "theirs" / "model.safetensors").unlink()
+    assert export(tmp_path, config, "fp32").manifest["files"] == before
