@@ -211,7 +211,9 @@ def _generation_config(checkpoint: ModelSource) -> dict[str, Any]:
 
 
 def _check_tokenizer(checkpoint: ModelSource) -> None:
-    vocabulary = load_tokenizer(checkpoint.folder).get_vocab(with_added_tokens=True)
+    # An adapter may have its tokenizer from its base.
+    homes = (path.parent for path in checkpoint.side_files() if path.name == "tokenizer.json")
+    vocabulary = load_tokenizer(next(homes, checkpoint.folder)).get_vocab(with_added_tokens=True)
     size, expected = max(vocabulary.values(), default=-1) + 1, checkpoint.config.vocab_size
     padded = -(-size // VOCABULARY_PADDING) * VOCABULARY_PADDING
     if not size <= expected <= padded:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from model.attention import KVCache
-    from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from model.checkpoint import Checkpoint, save_checkpoint
     from model.config import ModelConfig, preset_names
     from model.errors import CheckpointError, CheckpointNotFoundError, ConfigError, ModelError
+    from model.sources import load_checkpoint, open_checkpoint
     from model.transformer import TransformerModel
     from model.weights import ModelSource, WeightSource, build_model
 
@@ -32,15 +33,17 @@ __all__ = [
     "WeightSource",
     "build_model",
     "load_checkpoint",
+    "open_checkpoint",
     "preset_names",
     "save_checkpoint",
 ]
 
 _HOMES = {
-    "checkpoint": ("Checkpoint", "load_checkpoint", "save_checkpoint"),
+    "checkpoint": ("Checkpoint", "save_checkpoint"),
     "config": ("ModelConfig", "preset_names"),
     "errors": ("CheckpointError", "CheckpointNotFoundError", "ConfigError", "ModelError"),
     "attention": ("KVCache",),
+    "sources": ("load_checkpoint", "open_checkpoint"),
     "transformer": ("TransformerModel",),
     "weights": ("ModelSource", "WeightSource", "build_model"),
 }

@@ -23,7 +23,7 @@ from model.hub import resolve_checkpoint
 from model.parameters import parameter_shapes
 from model.transformer import TransformerModel
 from model.weight_files import INDEX_FILE, WEIGHTS_FILE, WeightFiles
-from model.weights import HEAD, TABLE, build_model
+from model.weights import HEAD, TABLE
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -94,17 +94,6 @@ class Checkpoint:
                     f"{self.folder}: config.json ties the head to embed_tokens, but the file holds two different ones; "
                     "set tie_word_embeddings to false"
                 )
-
-
-def load_checkpoint(
-    folder: str | Path,
-    *,
-    revision: str | None = None,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> TransformerModel:
-    """A model with the weights of a checkpoint folder or Hub id, in eval mode. Raises as `Checkpoint` does."""
-    return build_model(Checkpoint(folder, revision=revision), device=device, dtype=dtype)
 
 
 def save_checkpoint(

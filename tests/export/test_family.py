@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from export.bundle import export_bundle
 from export.precisions import parse_precisions
 from export.weight_formats import Float
-from model import Checkpoint, load_checkpoint
+from model import Checkpoint, load_checkpoint, open_checkpoint
 from runtime import Bundle
 from runtime.engine.session import DecoderSession
 from tests.export.graphs import Graph, relative_difference
@@ -136,3 +136,20 @@ def test_a_pytorch_file_gives_the_same_bundle(tmp_path):
     torch.save(theirs.state_dict(), tmp_path / "theirs" / "pytorch_model.bin")
     (tmp_path / "theirs" / "model.safetensors").unlink()
     assert export(tmp_path, config, "fp32").manifest["files"] == before
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks transformers so
+def test_an_adapter_is_exported_merged_with_its_base(tmp_path):
+    peft = pytest.importorskip("peft")
+    theirs = make_checkpoint(tmp_path / "theirs", LLAMA | {"vocab_size": VOCAB_SIZE})
+    make_tokenizer().save(str(tmp_path / "theirs" / "tokenizer.json"))
+    tuned = peft.get_peft_model(theirs, peft.LoraConfig(target_modules=["q_proj", "up_proj"]))
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    tuned.peft_config["default"].base_model_name_or_path = str(tmp_path / "theirs")
+    tuned.save_pretrained(tmp_path / "adapter")
+    source = open_checkpoint(tmp_path / "adapter")
+    export_bundle(source, tmp_path / "bundle", parse_precisions("fp32"), source="test", progress=False)
+    expected = logits_of_transformers(tuned.merge_and_unload().eval())
+    assert relative_difference(logits_of(Bundle.open(tmp_path / "bundle"), "fp32"), expected) <= TOLERANCE
