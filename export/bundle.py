@@ -43,6 +43,11 @@ SMALL_TENSOR_BYTES = 1024
 MINIMUM_ONNXRUNTIME = "1.22"
 # A vocabulary may be padded to a round number beyond the tokenizer's.
 VOCABULARY_PADDING = 1024
+# Turns a SentencePiece model into tokenizer.json.
+CONVERT_TOKENIZER = (
+    "pip install transformers sentencepiece && "
+    'python -c \'from transformers import LlamaTokenizer as T; T.from_pretrained("{0}").save_pretrained("{0}")\''
+)
 
 
 def export_bundle(
@@ -83,6 +88,7 @@ def export_bundle(
     if portable:
         precisions = portable_precisions(precisions)
     _check_tokenizer(checkpoint)
+    _check_generation_config(checkpoint)
     _check_destination(out, checkpoint.folder)
     with replacing_folder(out) as folder:
         (folder / "onnx").mkdir()
@@ -213,7 +219,11 @@ def _generation_config(checkpoint: ModelSource) -> dict[str, Any]:
 def _check_tokenizer(checkpoint: ModelSource) -> None:
     # An adapter may have its tokenizer from its base.
     homes = (path.parent for path in checkpoint.side_files() if path.name == "tokenizer.json")
-    vocabulary = load_tokenizer(next(homes, checkpoint.folder)).get_vocab(with_added_tokens=True)
+    home = next(homes, checkpoint.folder)
+    convert = CONVERT_TOKENIZER.format(home)
+    if (home / "tokenizer.model").is_file() and not (home / "tokenizer.json").is_file():
+        raise ExportError(f"{home} has a tokenizer.model and no tokenizer.json; make it with: {convert}")
+    vocabulary = load_tokenizer(home).get_vocab(with_added_tokens=True)
     size, expected = max(vocabulary.values(), default=-1) + 1, checkpoint.config.vocab_size
     padded = -(-size // VOCABULARY_PADDING) * VOCABULARY_PADDING
     if not size <= expected <= padded:
@@ -221,6 +231,20 @@ def _check_tokenizer(checkpoint: ModelSource) -> None:
             f"{checkpoint.folder}: tokenizer.json has {size} tokens, the model's vocabulary {expected}: "
             "it belongs to another model"
         )
+
+
+def _check_generation_config(checkpoint: ModelSource) -> None:
+    """A special token beyond the vocabulary would only show when a text is generated."""
+    vocab_size = checkpoint.config.vocab_size
+    for path in (path for path in checkpoint.side_files() if path.name == "generation_config.json"):
+        generation = read_json(path)
+        for name in ("bos_token_id", "eos_token_id"):
+            value = generation.get(name)
+            ids = value if isinstance(value, list) else [] if value is None else [value]
+            if not all(isinstance(token_id, int) and 0 <= token_id < vocab_size for token_id in ids):
+                raise ExportError(
+                    f"{path}: {name} {value} is outside the model's vocabulary of {vocab_size}; correct or remove it"
+                )
 
 
 def _check_destination(out: Path, checkpoint: Path) -> None:

@@ -136,6 +136,22 @@ def test_weights_beyond_the_range_of_float16_are_refused_for_fp16_alone(checkpoi
         export(checkpoint_folder, tmp_path / "fp16", "fp16")
 
 
+def test_a_tokenizer_model_alone_names_the_command_that_converts_it(checkpoint_folder, tmp_path):
+    (checkpoint_folder / "tokenizer.json").rename(checkpoint_folder / "tokenizer.model")
+    with pytest.raises(ExportError, match=r"tokenizer\.model and no tokenizer\.json.*LlamaTokenizer") as raised:
+        export(checkpoint_folder, tmp_path / "bundle")
+    assert str(checkpoint_folder) in str(raised.value).partition("python -c")[2]
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("ids", [VOCAB_SIZE, [0, VOCAB_SIZE + 7], -1, "</s>"], ids=str)
+def test_an_end_of_text_beyond_the_vocabulary_is_refused(ids, checkpoint_folder, tmp_path):
+    (checkpoint_folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    with pytest.raises(ExportError, match=r"generation_config\.json: eos_token_id .* outside the model's vocabulary"):
+        export(checkpoint_folder, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "ctrl-c"])
 def test_an_interrupted_export_leaves_the_bundle_that_was_there(checkpoint_folder, tmp_path, monkeypatch, error):
     out = tmp_path / "bundle"

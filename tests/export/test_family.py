@@ -79,6 +79,17 @@ def test_exported_logits_are_transformers(name, tmp_path):
     assert relative_difference(logits_of(portable, "fp32"), expected) <= TOLERANCE
 
 
+@pytest.mark.parametrize("name", ["qwen2", "qwen3, windows", "smollm3, windows", "dynamic"])
+def test_rounding_by_calibration_sees_the_layers_as_they_run(name, tmp_path):
+    """GPTQ and the mixture run the layers in PyTorch: what they leave out would cost the graph far more than this."""
+    config = CONFIGS[name] | {"vocab_size": VOCAB_SIZE, "head_dim": 12}
+    theirs = make_checkpoint(tmp_path / "theirs", config)
+    expected = logits_of_transformers(theirs)
+    bundle = export(tmp_path, config, "q4,auto")
+    assert kl(expected, logits_of(bundle, "q4")) < 1
+    assert kl(expected, logits_of(bundle, "auto")) < 0.1
+
+
 @pytest.mark.parametrize("rope_type", ["linear", "dynamic", "yarn"])
 def test_a_scaled_context_is_the_bundles(rope_type, tmp_path):
     config = LLAMA | SHORT | {"vocab_size": VOCAB_SIZE, "rope_scaling": {"rope_type": rope_type, "factor": 2.5}}
