@@ -120,7 +120,8 @@ class FusedOperators:
             return "in GroupQueryAttention"
         if config.has_dynamic_rope:
             return "separate RotaryEmbedding nodes: the angles depend on the length of the text"
-        return f"separate RotaryEmbedding nodes: head_dim {config.head_dim} is no multiple of {FUSED_ROTARY_MULTIPLE}"
+        multiple = f"not a multiple of {FUSED_ROTARY_MULTIPLE}"
+        return f"separate RotaryEmbedding nodes: head_dim {config.head_dim} is {multiple}"
 
     def __init__(
         self,

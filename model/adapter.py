@@ -129,6 +129,6 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent} is a LoRA adapter without {path.name}") from None
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is cut off or is no safetensors file ({error}); fetch it again") from None
+        raise CheckpointError(f"{path} is cut off or not a safetensors file ({error}); fetch it again") from None
     # A bias that is trained is stored under the layer that peft has wrapped.
     return {name.removeprefix(PREFIX).replace(".base_layer.", "."): tensor for name, tensor in tensors.items()}

@@ -45,7 +45,7 @@ class ModelConfig:
         qkv_bias: biases on queries, keys and values alone (Qwen2); `attention_bias` has one on the output too.
         qk_norm: RMSNorm of each head's queries and keys before the rotation (Qwen3).
         no_rope_layers: 1 for each layer with RoPE and 0 for each without (SmolLM3); None where all layers have it.
-        sliding_window: a token sees itself and the tokens before it, so many in all (Mistral); None for no limit.
+        sliding_window: the number of tokens that a token sees, itself included (Mistral); None for no limit.
         layer_types: `full_attention` or `sliding_attention` a layer; None where `sliding_window` holds for all.
         carried: other keys of `config.json`, which change nothing here; all but switches are written back.
 
@@ -98,12 +98,14 @@ class ModelConfig:
     def _check_switches(self) -> None:
         if self.sliding_window is not None and not (isinstance(self.sliding_window, int) and self.sliding_window > 0):
             raise ConfigError(f"sliding_window must be a positive number of tokens, not {self.sliding_window!r}")
+        if not isinstance(self.rope_scaling, RopeScaling | None):
+            raise ConfigError(f"rope_scaling must be a RopeScaling, not {self.rope_scaling!r}")
+        if self.has_dynamic_rope and self.head_dim < 4:
+            raise ConfigError(f"rope_type 'dynamic' needs a head_dim of at least 4, not {self.head_dim}")
         for name in ("no_rope_layers", "layer_types"):
             listed = getattr(self, name)
             if listed is not None and len(listed) != self.num_hidden_layers:
                 raise ConfigError(f"{name} lists {len(listed)} layers, and the model has {self.num_hidden_layers}")
-        if not isinstance(self.rope_scaling, RopeScaling | None):
-            raise ConfigError(f"rope_scaling must be a RopeScaling, not {self.rope_scaling!r}")
         if self.rope_scaling is not None and self.learned_position_embeddings:
             raise ConfigError("rope_scaling cannot stretch learned_position_embeddings: a model has one of the two")
 

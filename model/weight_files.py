@@ -70,7 +70,7 @@ class WeightFiles:
             with safe_open(path, framework="pt") as file:
                 return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path} is cut off or is no safetensors file ({error}); fetch it again") from None
+            raise CheckpointError(f"{path} is cut off or not a safetensors file ({error}); fetch it again") from None
 
 
 def _unpickle(path: Path) -> Mapping[str, Tensor]:
@@ -114,7 +114,7 @@ def _shards(index: Path) -> list[Path]:
         if Path(name).name != name:  # an index from a stranger must not lead out of the folder
             raise CheckpointError(f"{index} names a file outside the folder: {name!r}")
         if not name.endswith(suffix):
-            raise CheckpointError(f"{index} names {name!r}, which is no {suffix} file")
+            raise CheckpointError(f"{index} names {name!r}, which is not a {suffix} file")
         if not (index.parent / name).is_file():
             raise CheckpointError(f"{index} names {name}, which is not there")
     return [index.parent / name for name in names]

@@ -80,6 +80,7 @@ def test_a_config_survives_transformers(name, tmp_path):
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 4.0, "short_mscale": 2}}, "short_mscale"),
         ({"rope_scaling": 4}, "rope_scaling"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "head_dim": 2}, "head_dim"),
         ({"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_parameters": {"factor": 2.0}}, "disagree"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"model_type": "mistral", "sliding_window": 0}, "sliding_window"),
