@@ -23,6 +23,17 @@ TOLERANCE = 1e-4
 CHUNKS = [9, 6, 1, 1, 15, 1, 1, 6]  # to 40 tokens: beyond the original context of 16, and beyond every window
 IDS = np.random.default_rng(0).integers(3, VOCAB_SIZE, sum(CHUNKS))
 # What rounding costs these random weights at most, in nats a token; plain llama has 0.012, 0.016 and 0.021.
+ROUNDED = {
+    "tinyllama",
+    "llama3, old spelling",
+    "dynamic",
+    "yarn, attention_factor",
+    "mistral, a window",
+    "qwen2",
+    "qwen2, windows",
+    "qwen3",
+    "smollm3",
+}
 KL_LIMITS = {"int8": 0.05, "q8": 0.1, "int8-kv8": 0.1}
 
 
@@ -70,10 +81,10 @@ def test_exported_logits_are_transformers(name, tmp_path):
     config = CONFIGS[name] | {"vocab_size": VOCAB_SIZE}
     theirs = make_checkpoint(tmp_path / "theirs", config)
     expected = logits_of_transformers(theirs)
-    bundle = export(tmp_path, config, "fp32,int8,q8,int8-kv8")
+    bundle = export(tmp_path, config, ",".join(["fp32", *(KL_LIMITS if name in ROUNDED else ())]))
     assert bundle.shape.max_position_embeddings == load_checkpoint(tmp_path / "theirs").config.max_position_embeddings
     assert relative_difference(logits_of(bundle, "fp32"), expected) <= TOLERANCE
-    for precision, limit in KL_LIMITS.items():
+    for precision, limit in KL_LIMITS.items() if name in ROUNDED else ():
         assert kl(expected, logits_of(bundle, precision)) < limit, precision
     portable = export(tmp_path, config, "fp32", portable=True)
     assert relative_difference(logits_of(portable, "fp32"), expected) <= TOLERANCE
