@@ -1,6 +1,6 @@
 """Checkpoint -> bundle folder: the graphs, the files around them, the manifest and the model card.
 
-The folder is built under a temporary name and takes its place when it is whole.
+The folder is built under a temporary name and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from export.coverage import measure_coverage
 from export.errors import ExportError
 from export.graph import build_graph
 from export.graph_builder import OPSET
-from export.int8_cache import EvenKeys, write_int8_cache_graph
+from export.int8_cache import KeyScaledCheckpoint, write_int8_cache_graph
 from export.manifest import file_entries
 from export.model_card import model_card
 from export.operators import FusedOperators, Operators
@@ -28,7 +28,7 @@ from export.precisions import Recipe
 from export.standard_operators import StandardOperators
 from export.version import VERSION
 from export.weight_formats import WeightFormat
-from model import Checkpoint
+from model import ModelConfig, ModelSource, WeightSource
 from model.files import replacing_folder, write_json, write_text
 from model.parameters import parameter_counts
 from runtime.bundle import MANIFEST, graph_and_weight_bytes, read_json
@@ -44,12 +44,15 @@ EMBEDDED_BYTES = 16 * 2**20
 SMALL_TENSOR_BYTES = 1024
 # The oldest onnxruntime whose MatMulNBits multiplies 8-bit blocks on the CPU.
 MINIMUM_ONNXRUNTIME = "1.22"
-# A vocabulary may be padded to a round number beyond the tokenizer's.
-VOCABULARY_PADDING = 1024
+# Turns a SentencePiece model into tokenizer.json.
+CONVERT_TOKENIZER = (
+    "pip install transformers sentencepiece && "
+    'python -c \'from transformers import LlamaTokenizer as T; T.from_pretrained("{0}").save_pretrained("{0}")\''
+)
 
 
 def export_bundle(
-    checkpoint: Checkpoint,
+    checkpoint: ModelSource,
     out: Path,
     recipes: Sequence[Recipe],
     *,
@@ -70,15 +73,15 @@ def export_bundle(
         base_model: its Hub id if it came from there, for the model card.
         compare: called with the finished folder before it takes its place; its figures go into manifest and card.
         portable: write standard ONNX operators alone, for other engines: slower, and without a cache in place.
-        calibration_tokens: how many the model samples where a precision wants to know its activations; 0 rounds no
-            weights by them, and is the usual number where there is no doing without.
+        calibration_tokens: how many the model samples where a precision needs its activations. 0 rounds no weights by
+            them; a precision that cannot do without gets the usual number.
         progress: show how far it is, on stderr.
 
     Returns:
         The manifest.
 
     Raises:
-        ExportError: the tokenizer is missing or another model's, `out` holds something that is no bundle, or a
+        ExportError: the tokenizer is missing or another model's, `out` holds something other than a bundle, or a
             precision has no portable form.
         BundleError: a generation_config.json that asks for what cannot be, such as a token beyond the vocabulary.
         CheckpointError: weights that cannot be read or are not finite.
@@ -101,7 +104,7 @@ def export_bundle(
             recipe.name: recipe.make_format(calibration) for recipe in recipes if not recipe.precision.has_int8_cache
         }
         int8_caches = [precision for precision in precisions if precision.has_int8_cache]
-        written = EvenKeys(checkpoint, calibration.cache_range) if int8_caches else checkpoint
+        written = KeyScaledCheckpoint(checkpoint, calibration.cache_range) if int8_caches else checkpoint
         external = [
             PRECISIONS[name].file
             for name, weight_format in formats.items()
@@ -111,12 +114,11 @@ def export_bundle(
             graph = folder / "onnx" / PRECISIONS[p.weights].file
             write_int8_cache_graph(graph, folder / "onnx" / p.file, calibration.cache_range)
         entries = {p.name: _describe_precision(checkpoint, folder, p, formats[p.weights]) for p in precisions}
-        write_json(folder / "config.json", _config(checkpoint, external))
+        write_json(folder / "config.json", _config(checkpoint.config, external, operators))
         generation = read_json(folder / GENERATION_CONFIG)
         in_place = operators.in_place_cache
-        write_json(
-            folder / genai.FILE, genai.genai_config(checkpoint.config, generation, entries, in_place_cache=in_place)
-        )
+        graph_config = checkpoint.config.replace(head_dim=operators.cache_head_dim(checkpoint.config))
+        write_json(folder / genai.FILE, genai.genai_config(graph_config, generation, entries, in_place_cache=in_place))
         manifest = _manifest(checkpoint, entries, source, operators)
         if base_model is not None:
             manifest["base_model"] = base_model
@@ -130,7 +132,7 @@ def export_bundle(
 
 
 def _write_graph(
-    checkpoint: Checkpoint,
+    weights: WeightSource,
     folder: Path,
     file: str,
     weight_format: WeightFormat,
@@ -138,9 +140,9 @@ def _write_graph(
     progress: bool,
 ) -> bool:
     """Build and save one graph. Returns whether its weights lie in a file beside it."""
-    layers = checkpoint.config.num_hidden_layers
+    layers = weights.config.num_hidden_layers
     with progress_bar(total=layers + 1, description=file, unit="layers", show=progress) as bar:
-        model = build_graph(checkpoint, weight_format, lambda _: bar.update(), operators=operators)
+        model = build_graph(weights, weight_format, lambda _: bar.update(), operators=operators)
         total = sum(tensor.const_value.nbytes for tensor in model.graph.initializers.values())
         is_external = total > EMBEDDED_BYTES
         bar.set_postfix_str("writing")
@@ -150,7 +152,7 @@ def _write_graph(
 
 
 def _save(model: ir.Model, path: Path, external_data: str | None) -> None:
-    """Write a graph. Float32 weights are read now, so what is wrong with them shows here, in `Checkpoint`'s words."""
+    """Write a graph. Float32 weights are read now, so a fault in them is raised here, as the source words it."""
     try:
         ir.save(model, path, external_data=external_data, size_threshold_bytes=SMALL_TENSOR_BYTES)
     except ir.serde.SerdeError as error:
@@ -161,14 +163,15 @@ def _save(model: ir.Model, path: Path, external_data: str | None) -> None:
 
 
 def _describe_precision(
-    checkpoint: Checkpoint, folder: Path, precision: Precision, weight_format: WeightFormat
+    checkpoint: ModelSource, folder: Path, precision: Precision, weight_format: WeightFormat
 ) -> dict[str, Any]:
     config = checkpoint.config
-    coverage = measure_coverage(folder / "onnx" / precision.file, config.vocab_size, config.hidden_size)
+    coverage = measure_coverage(folder / "onnx" / precision.file)
     expected_tables = 1 if config.tie_word_embeddings else 2
     if coverage.vocabulary_tables > expected_tables:
-        raise AssertionError(
-            f"{precision.name} holds {coverage.vocabulary_tables} vocabulary tables after optimization"
+        raise ExportError(
+            f"{precision.name} would hold {coverage.vocabulary_tables} vocabulary tables instead of {expected_tables}: "
+            f"onnxruntime {version('onnxruntime')} copies it when it optimizes the graph; try another version"
         )
     return {
         "file": f"onnx/{precision.file}",
@@ -182,7 +185,7 @@ def _describe_precision(
 
 
 def _manifest(
-    checkpoint: Checkpoint, entries: dict[str, Any], source: str, operators: type[Operators]
+    checkpoint: ModelSource, entries: dict[str, Any], source: str, operators: type[Operators]
 ) -> dict[str, Any]:
     return {
         "format": 1,
@@ -198,32 +201,45 @@ def _manifest(
     }
 
 
-def _config(checkpoint: Checkpoint, external: Sequence[str]) -> dict[str, Any]:
-    """The model's config; transformers.js asks it which graphs have their weights in a second file."""
-    config = checkpoint.config.to_dict()
+def _config(config: ModelConfig, external: Sequence[str], operators: type[Operators]) -> dict[str, Any]:
+    """The model's config as the graph has it: what engines ask it is the size of the cache.
+
+    Padded heads show in `head_dim`, and `max_position_embeddings` is the context that RoPE's scaling reaches.
+    transformers.js asks which graphs have their weights in a second file.
+    """
+    values = config.to_dict() | {
+        "head_dim": operators.cache_head_dim(config),
+        "max_position_embeddings": config.max_position_embeddings,
+    }
     if external:
-        config["transformers.js_config"] = {"use_external_data_format": dict.fromkeys(external, True)}
-    return config
+        values["transformers.js_config"] = {"use_external_data_format": dict.fromkeys(external, True)}
+    return values
 
 
-def _generation_config(checkpoint: Checkpoint) -> dict[str, Any]:
+def _generation_config(checkpoint: ModelSource) -> dict[str, Any]:
     config = checkpoint.config.to_dict()
     return {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
 
 
-def _check_tokenizer(checkpoint: Checkpoint) -> None:
-    vocabulary = load_tokenizer(checkpoint.folder).get_vocab(with_added_tokens=True)
-    size, expected = max(vocabulary.values(), default=-1) + 1, checkpoint.config.vocab_size
-    padded = -(-size // VOCABULARY_PADDING) * VOCABULARY_PADDING
-    if not size <= expected <= padded:
+def _check_tokenizer(checkpoint: ModelSource) -> None:
+    # An adapter may have its tokenizer from its base.
+    homes = (path.parent for path in checkpoint.side_files() if path.name == "tokenizer.json")
+    home = next(homes, checkpoint.folder)
+    convert = CONVERT_TOKENIZER.format(home)
+    if (home / "tokenizer.model").is_file() and not (home / "tokenizer.json").is_file():
+        raise ExportError(f"{home} has a tokenizer.model and no tokenizer.json; make it with: {convert}")
+    # Added tokens may lie beyond the model's table, and rows of the table beyond the tokenizer: the runtime knows both.
+    size, expected = load_tokenizer(home).get_vocab_size(with_added_tokens=False), checkpoint.config.vocab_size
+    if size > expected:
         raise ExportError(
             f"{checkpoint.folder}: tokenizer.json has {size} tokens, the model's vocabulary {expected}: "
             "it belongs to another model"
         )
 
 
-def _check_generation_config(checkpoint: Checkpoint) -> None:
-    config, generation = checkpoint.config.to_dict(), read_json(checkpoint.folder / GENERATION_CONFIG)
+def _check_generation_config(checkpoint: ModelSource) -> None:
+    paths = (path for path in checkpoint.side_files() if path.name == GENERATION_CONFIG)
+    config, generation = checkpoint.config.to_dict(), read_json(next(paths, checkpoint.folder / GENERATION_CONFIG))
     generation_defaults(generation)
     for name in ("bos_token_id", "eos_token_id"):
         special_token_ids(name, generation, config, checkpoint.config.vocab_size)

@@ -1,7 +1,7 @@
 """What is inside a model while it writes text: the second moments of its layers' inputs, the range of its cache.
 
-The model's own samples are the text on which it must not change, and none has to be brought. Layers are run one after
-the other with one layer's weights in memory; each is asked for in order, as `graph.py` does.
+The text is sampled from the model itself, so users need not bring any. Layers run one after the other with the weights
+of one in memory; ask for them in order, as `graph.py` does.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from export.errors import ExportError
 from export.int8_cache import CacheRange
-from model import Checkpoint, ModelConfig, load_checkpoint
-from model.attention import RotaryPositionalEmbedding
-from model.transformer import TransformerBlock
+from model import ModelConfig, WeightSource, build_model
+from model.rotary import RotaryPositionalEmbedding
+from model.weights import build_block
 from runtime.progress import progress_bar
 
 DEFAULT_TOKENS = 8192
@@ -26,22 +26,22 @@ SAME_INPUT = {"qkv_proj": "q_proj", "k_proj": "q_proj", "v_proj": "q_proj", "up_
 
 
 class Calibration:
-    """Second moments of a checkpoint's activations.
+    """Second moments of a model's activations.
 
     Args:
-        checkpoint: config and weights.
-        tokens: about so many are sampled, when they are first needed; 0 rounds no weights by them (GPTQ), and what
-            else needs a text gets the usual number.
+        weights: of the model.
+        tokens: how many to sample, approximately, when they are first needed. With 0 no weight is rounded by them
+            (GPTQ); whatever else needs a text gets `DEFAULT_TOKENS`.
         progress: show how far it is, on stderr.
 
     Raises:
         ExportError: a negative number of tokens.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, tokens: int = DEFAULT_TOKENS, progress: bool = True) -> None:
+    def __init__(self, weights: WeightSource, *, tokens: int = DEFAULT_TOKENS, progress: bool = True) -> None:
         if tokens < 0:
             raise ExportError(f"--calibration-tokens must be 0 (to the nearest) or above, not {tokens}")
-        self.checkpoint = checkpoint
+        self.weights = weights
         self.tokens = tokens
         self.progress = progress
         self._samples: tuple[Tensor, CacheRange] | None = None
@@ -52,7 +52,7 @@ class Calibration:
     @property
     def config(self) -> ModelConfig:
         """The model's."""
-        return self.checkpoint.config
+        return self.weights.config
 
     @property
     def rows(self) -> Tensor:
@@ -80,7 +80,7 @@ class Calibration:
 
     def _sampled(self) -> tuple[Tensor, CacheRange]:
         if self._samples is None:
-            self._samples = sample(self.checkpoint, self.tokens or DEFAULT_TOKENS, progress=self.progress)
+            self._samples = sample(self.weights, self.tokens or DEFAULT_TOKENS, progress=self.progress)
         return self._samples
 
     @torch.inference_mode()
@@ -89,7 +89,7 @@ class Calibration:
         if self._layer < 0:
             self._hidden = self._embedded()
         self._layer += 1
-        block = _block(self.checkpoint, self._layer)
+        block = build_block(self.weights, self._layer)
         rotary = RotaryPositionalEmbedding(self.config)
         sums: dict[str, Tensor] = {}
         for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"):
@@ -100,14 +100,14 @@ class Calibration:
 
     def _embedded(self) -> list[Tensor]:
         """What the first layer reads: float32 [1, length, hidden_size] a row."""
-        hidden = self.checkpoint.tensor("model.embed_tokens.weight")[self.rows]
+        hidden = self.weights.tensor("model.embed_tokens.weight")[self.rows]
         if self.config.learned_position_embeddings:
-            hidden += self.checkpoint.tensor("model.embed_positions.weight")[: self.rows.shape[1]]
+            hidden += self.weights.tensor("model.embed_positions.weight")[: self.rows.shape[1]]
         return list(hidden.split(1))
 
 
 @torch.inference_mode()
-def sample(checkpoint: Checkpoint, tokens: int, *, progress: bool = True) -> tuple[Tensor, CacheRange]:
+def sample(weights: WeightSource, tokens: int, *, progress: bool = True) -> tuple[Tensor, CacheRange]:
     """What a model writes at temperature 1 from its BOS token, and what its cache holds meanwhile.
 
     Where a text ends, the next one begins in the same row.
@@ -115,11 +115,11 @@ def sample(checkpoint: Checkpoint, tokens: int, *, progress: bool = True) -> tup
     Returns:
         The token ids, int64 [rows, length], about `tokens` in all; and the range of their keys and values.
     """
-    config = checkpoint.config
+    config = weights.config
     length = max(2, min(LONGEST_ROW, config.max_position_embeddings, tokens // FEWEST_ROWS))
     start = config.bos_token_id or 0
     ends = torch.tensor(config.eos_token_ids, dtype=torch.int64)
-    model = load_checkpoint(checkpoint.folder)
+    model = build_model(weights)
     rows = torch.full((-(-tokens // length), 1), start)
     cache = model.new_cache(len(rows), length)
     generator = torch.Generator().manual_seed(0)
@@ -128,16 +128,6 @@ def sample(checkpoint: Checkpoint, tokens: int, *, progress: bool = True) -> tup
         drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
         rows = torch.cat([rows, torch.where(torch.isin(drawn, ends), start, drawn)], dim=1)
     return rows, CacheRange.of(cache, config)
-
-
-def _block(checkpoint: Checkpoint, layer: int) -> TransformerBlock:
-    """One layer with its weights, in eval mode."""
-    with torch.device("meta"):
-        block = TransformerBlock(checkpoint.config, layer)
-    prefix = f"model.layers.{layer}."
-    state = {name: checkpoint.tensor(prefix + name) for name, _ in block.named_parameters()}
-    block.load_state_dict(state, strict=True, assign=True)
-    return block.eval()
 
 
 def _adder(sums: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

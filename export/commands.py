@@ -26,11 +26,11 @@ def run(args: argparse.Namespace) -> None:
     """Export, compare, and say where the bundle is."""
     from export.bundle import export_bundle
     from export.precisions import parse_precisions
-    from model import Checkpoint
+    from model import open_checkpoint
 
     precisions = parse_precisions(args.precisions, kl_budget=args.kl_budget)
     text = _read_text(args)  # what is wrong with it should show now, not after the export
-    checkpoint = Checkpoint(args.checkpoint, revision=args.revision)
+    checkpoint = open_checkpoint(args.checkpoint, revision=args.revision)
     shown = []
 
     def compare_before_rename(folder: Path) -> dict[str, Any]:

@@ -7,13 +7,15 @@ still multiply floats. So the graph is optimized as it is at load time, saved, a
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
+
+from runtime import contract
 
 # Operator -> position of its weight input.
 WEIGHT_INPUT = {
@@ -35,7 +37,8 @@ class Coverage:
 
     Attributes:
         weight_bytes: type -> bytes of the constant weights that matrix products read in one step (scales not counted).
-        vocabulary_tables: constants shaped like the vocabulary table; one is right for a tied model.
+        vocabulary_tables: different constants that the embedding looks rows up in and the head multiplies with; one is
+            right for a tied model.
     """
 
     weight_bytes: dict[str, int]
@@ -47,7 +50,7 @@ class Coverage:
         return self.weight_bytes.get("int8", 0) / max(1, sum(self.weight_bytes.values()))
 
 
-def measure_coverage(model_path: Path, vocab_size: int, hidden_size: int) -> Coverage:
+def measure_coverage(model_path: Path) -> Coverage:
     """Optimize a graph as a session would, and count."""
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
@@ -58,10 +61,10 @@ def measure_coverage(model_path: Path, vocab_size: int, hidden_size: int) -> Cov
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
         ort.InferenceSession(str(model_path), options, ["CPUExecutionProvider"])
-        return _count(ir.load(optimized).graph, vocab_size, hidden_size)
+        return _count(ir.load(optimized).graph)
 
 
-def _count(graph: ir.Graph, vocab_size: int, hidden_size: int) -> Coverage:
+def _count(graph: ir.Graph) -> Coverage:
     weight_bytes: Counter[str] = Counter()
     for node in graph:
         position = WEIGHT_INPUT.get(node.op_type)
@@ -72,9 +75,35 @@ def _count(graph: ir.Graph, vocab_size: int, hidden_size: int) -> Coverage:
             weight_bytes[_stored_type(node, weight)] += weight.const_value.nbytes
         elif (dequantized := _dequantized(weight)) is not None:
             weight_bytes["float32"] += dequantized.const_value.size * np.dtype(np.float32).itemsize
-    tensors = [value.const_value for value in graph.initializers.values()]
-    tables = sum(vocab_size in tensor.shape.numpy() and tensor.size >= vocab_size * hidden_size for tensor in tensors)
-    return Coverage(dict(weight_bytes), tables)
+    return Coverage(dict(weight_bytes), len(_embedding_tables(graph) | _head_tables(graph)))
+
+
+def _embedding_tables(graph: ir.Graph) -> set[str]:
+    """The constants in which rows are looked up by token id; scales, which have fewer numbers, are not tables."""
+    token_ids = next(value for value in graph.inputs if value.name == contract.INPUT_IDS)
+    gathers = [node for node in token_ids.consumers() if node.op_type == "Gather" and node.inputs[1] is token_ids]
+    sizes = {str(node.inputs[0].name): node.inputs[0].const_value.size for node in gathers if _has_constant(node)}
+    return {name for name, size in sizes.items() if size == max(sizes.values())}
+
+
+def _has_constant(node: ir.Node) -> bool:
+    return node.inputs[0] is not None and node.inputs[0].const_value is not None
+
+
+def _head_tables(graph: ir.Graph) -> set[str]:
+    """The constant that the product nearest to the logits multiplies with."""
+    logits = next(value for value in graph.outputs if value.name == contract.LOGITS)
+    waiting = deque([logits.producer()])
+    while waiting:
+        node = waiting.popleft()
+        if node is None:
+            continue
+        weight = node.inputs[WEIGHT_INPUT[node.op_type]] if node.op_type in WEIGHT_INPUT else None
+        constant = weight if weight is None or weight.const_value is not None else _dequantized(weight)
+        if constant is not None:
+            return {str(constant.name)}
+        waiting += [value.producer() for value in node.inputs if value is not None]
+    return set()
 
 
 def _dequantized(weight: ir.Value) -> ir.Value | None:

@@ -1,4 +1,4 @@
-"""`genai_config.json`: what onnxruntime-genai wants to know of a bundle. Knows no graph and reads no file."""
+"""`genai_config.json`: what onnxruntime-genai reads of a bundle, as a dictionary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runtime.precisions import PRECISIONS
 FILE = "genai_config.json"
 # Inputs for which onnxruntime-genai has the contract's words.
 SAME_WORDS = (contract.INPUT_IDS, contract.ATTENTION_MASK, contract.POSITION_IDS)
-# The layer in the name of a cache tensor, as printf has it.
+# The layer in the name of a cache tensor, in the notation of printf.
 ANY_LAYER = "%d"
 
 

@@ -1,7 +1,7 @@
 """GPTQ: rounding one input at a time, each error made good by the inputs still to come (arXiv:2210.17323).
 
 A layer's output error is `E H E^T`, with E the error of its weights and H the second moment of its inputs. Rounding to
-the nearest makes E small; this makes the output error small. Knows no graph and no model.
+the nearest makes E small; this makes the output error small.
 """
 
 from __future__ import annotations

@@ -14,49 +14,49 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph_builder import GraphBuilder
-from export.operators import FusedOperators, Operators
+from export.operators import AttentionLayer, FusedOperators, Operators
 from export.version import VERSION
 from export.weight_formats import Weight, WeightFormat
-from model import Checkpoint
-from model.attention import rotary_angles
+from model import WeightSource
+from model.rotary import rotary_angles
 from runtime import contract
 
 TO_THE_END = np.iinfo(np.int64).max
 
 
 def build_graph(
-    checkpoint: Checkpoint,
+    weights: WeightSource,
     weight_format: WeightFormat,
     on_layer: Callable[[int], None] = lambda _: None,
     *,
     operators: type[Operators] = FusedOperators,
 ) -> ir.Model:
-    """The graph of a checkpoint under the contract of `runtime/contract.py`.
+    """The graph of a model under the contract of `runtime/contract.py`.
 
     Args:
-        checkpoint: config and weights; float32 weights are read only when the model is saved.
+        weights: where config and tensors come from; float32 weights are read only when the model is saved.
         weight_format: how the linear layers and the vocabulary table are stored and multiplied.
         on_layer: called with the number of each layer that is done.
-        operators: what everything between the weights is made of.
+        operators: the set of operators for everything between the weights.
     """
-    return _DecoderGraph(checkpoint, weight_format, operators).build(on_layer)
+    return _DecoderGraph(weights, weight_format, operators).build(on_layer)
 
 
 class _DecoderGraph:
-    def __init__(self, checkpoint: Checkpoint, weight_format: WeightFormat, operators: type[Operators]) -> None:
-        self.checkpoint = checkpoint
-        self.config = checkpoint.config
+    def __init__(self, weights: WeightSource, weight_format: WeightFormat, operators: type[Operators]) -> None:
+        self.weights = weights
+        self.config = weights.config
         self.format = weight_format
         self.builder = builder = GraphBuilder("decoder")
         self.input_ids = builder.input(contract.INPUT_IDS, ir.DataType.INT64, [contract.BATCH, contract.SEQUENCE])
         attention_mask = builder.input(contract.ATTENTION_MASK, ir.DataType.INT64, [contract.BATCH, contract.TOTAL])
         self.position_ids = builder.input(contract.POSITION_IDS, ir.DataType.INT64, [contract.BATCH, contract.SEQUENCE])
-        angles = rotary_angles(self.config).numpy()
+        angles = None if self.config.has_dynamic_rope else rotary_angles(self.config).numpy()
         self.operators = operators(builder, self.config, attention_mask, self.position_ids, angles)
 
     def build(self, on_layer: Callable[[int], None]) -> ir.Model:
         builder, config = self.builder, self.config
-        table = self._weight("model.embed_tokens", config.vocab_size, config.hidden_size)
+        table = self._weight("model.embed_tokens")
         residual = self.format.embedding(builder, self.input_ids, table)
         if config.learned_position_embeddings:
             residual = self._add_learned_positions(residual)
@@ -79,7 +79,7 @@ class _DecoderGraph:
     def _attention(self, x: ir.Value, layer: int) -> tuple[ir.Value, ir.Value, ir.Value]:
         config, operators = self.config, self.operators
         prefix = f"model.layers.{layer}.self_attn"
-        cache_shape = [contract.BATCH, config.num_key_value_heads, contract.PAST, config.head_dim]
+        cache_shape = [contract.BATCH, config.num_key_value_heads, contract.PAST, operators.cache_head_dim(config)]
         past_key, past_value = (
             self.builder.input(name, ir.DataType.FLOAT, cache_shape) for name in contract.past_names(layer)
         )
@@ -87,19 +87,27 @@ class _DecoderGraph:
             qkv = [self._packed_qkv(x, prefix)]
         else:
             qkv = [self._linear(x, f"{prefix}.{name}_proj") for name in "qkv"]
-        attended, present_key, present_value = operators.attention(qkv, past_key, past_value, prefix)
+        attended, present_key, present_value = operators.attention(
+            qkv, past_key, past_value, self._attention_layer(layer, prefix)
+        )
         return self._linear(attended, f"{prefix}.o_proj"), present_key, present_value
+
+    def _attention_layer(self, layer: int, prefix: str) -> AttentionLayer:
+        config, norms = self.config, None
+        if config.qk_norm:
+            norms = self._norm_weight(f"{prefix}.q_norm"), self._norm_weight(f"{prefix}.k_norm")
+        return AttentionLayer(prefix, config.has_rope(layer), config.window(layer), norms)
 
     def _packed_qkv(self, x: ir.Value, prefix: str) -> ir.Value:
         """One product for queries, keys and values: [batch_size, sequence_length, query + key + value]."""
-        parts = [self._projection(f"{prefix}.{name}_proj") for name in "qkv"]
+        parts = [self._weight(f"{prefix}.{name}_proj") for name in "qkv"]
         packed = Weight(
             name=f"{prefix}.qkv_proj",
             out_features=sum(part.out_features for part in parts),
             in_features=self.config.hidden_size,
             load=lambda: np.concatenate([part.load() for part in parts]),
             load_bias=(lambda: np.concatenate([part.load_bias() for part in parts if part.load_bias]))
-            if self.config.attention_bias
+            if any(part.load_bias for part in parts)
             else None,
         )
         return self.format.linear(self.builder, x, packed)
@@ -123,19 +131,19 @@ class _DecoderGraph:
         if config.tie_word_embeddings:
             logits = self.format.tied_head(builder, kept, table)
         else:
-            logits = self.format.linear(builder, kept, self._weight("lm_head", config.vocab_size, config.hidden_size))
+            logits = self.format.linear(builder, kept, self._weight("lm_head"))
         builder.output(logits, contract.LOGITS, ir.DataType.FLOAT, [contract.BATCH, "num_logits", config.vocab_size])
 
     def _declare_presents(self, presents: list[ir.Value]) -> None:
         config = self.config
-        shape = [contract.BATCH, config.num_key_value_heads, contract.TOTAL, config.head_dim]
+        shape = [contract.BATCH, config.num_key_value_heads, contract.TOTAL, self.operators.cache_head_dim(config)]
         names = [name for layer in range(config.num_hidden_layers) for name in contract.present_names(layer)]
         for value, name in zip(presents, names, strict=True):
             self.builder.output(value, name, ir.DataType.FLOAT, shape)
 
     def _add_learned_positions(self, embedded: ir.Value) -> ir.Value:
         name = "model.embed_positions"
-        shape = (self.config.max_position_embeddings, self.config.hidden_size)
+        shape = self.weights.shapes[f"{name}.weight"]
         table = self.builder.lazy_constant(f"{name}.weight", shape, self._loader(f"{name}.weight"))
         rows = self.builder.op("Gather", [table, self.position_ids], name=f"{name}/Gather")
         return self.builder.op("Add", [embedded, rows], name=f"{name}/Add")
@@ -147,31 +155,16 @@ class _DecoderGraph:
         return self.builder.constant(f"{name}.weight", self._load(f"{name}.weight"))
 
     def _linear(self, x: ir.Value, name: str) -> ir.Value:
-        return self.format.linear(self.builder, x, self._projection(name))
+        return self.format.linear(self.builder, x, self._weight(name))
 
-    def _projection(self, name: str) -> Weight:
-        """A linear layer of a block, its sizes and bias read off the config by its place and name."""
-        config = self.config
-        query = config.num_attention_heads * config.head_dim
-        key_value = config.num_key_value_heads * config.head_dim
-        hidden, inner = config.hidden_size, config.intermediate_size
-        out_features, in_features, has_bias = {
-            "q_proj": (query, hidden, config.attention_bias),
-            "k_proj": (key_value, hidden, config.attention_bias),
-            "v_proj": (key_value, hidden, config.attention_bias),
-            "o_proj": (hidden, query, config.attention_bias),
-            "gate_proj": (inner, hidden, config.mlp_bias),
-            "up_proj": (inner, hidden, config.mlp_bias),
-            "down_proj": (hidden, inner, config.mlp_bias),
-        }[name.rpartition(".")[2]]
-        return self._weight(name, out_features, in_features, has_bias=has_bias)
-
-    def _weight(self, name: str, out_features: int, in_features: int, *, has_bias: bool = False) -> Weight:
-        load_bias = self._loader(f"{name}.bias") if has_bias else None
+    def _weight(self, name: str) -> Weight:
+        """The matrix of a linear layer or of the vocabulary, with its bias where the model has one."""
+        out_features, in_features = self.weights.shapes[f"{name}.weight"]
+        load_bias = self._loader(f"{name}.bias") if f"{name}.bias" in self.weights.shapes else None
         return Weight(name, out_features, in_features, self._loader(f"{name}.weight"), load_bias)
 
     def _loader(self, name: str) -> Callable[[], np.ndarray]:
         return lambda: self._load(name)
 
     def _load(self, name: str) -> np.ndarray:
-        return self.checkpoint.tensor(name).numpy()
+        return self.weights.tensor(name).numpy()

@@ -1,7 +1,4 @@
-"""A thin hand on onnx_ir: nodes with names one can read in a profile, constants stored once.
-
-Knows no model.
-"""
+"""A thin layer over onnx_ir: nodes with names one can read in a profile, constants stored once."""
 
 from __future__ import annotations
 

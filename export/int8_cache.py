@@ -3,8 +3,8 @@
 onnxruntime's GroupQueryAttention reads such a cache with one scale for a layer's keys and one for its values; both are
 taken from what the model holds in its cache while it writes its own samples. Values are much alike in size, keys are
 not: a few features are many times as large as the rest (KIVI, arXiv:2402.02750), to which one scale would leave few
-steps. So the exporter evens them out first, by powers of two in k_proj and the reverse in q_proj. That changes no bit
-of any logit with a cache of floats, and needs no operator.
+steps. So the exporter evens them out first, by powers of two in k_proj and the reverse in q_proj, or in k_norm and
+q_norm where keys are normalized. That changes no bit of any logit with a cache of floats, and needs no operator.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from export.graph_builder import MICROSOFT
-from model import Checkpoint, ModelConfig
+from model import ModelConfig, WeightSource
 from model.attention import KVCache
 from runtime import contract
 
@@ -28,7 +28,8 @@ LARGEST = 127
 HEADROOM = 1.2
 # A feature is lifted by 2^6 at most: one that was still in the samples may move in another text.
 MOST_DOUBLINGS = 6
-PROJECTION = re.compile(r"model\.layers\.(\d+)\.self_attn\.(q|k)_proj\.(weight|bias)")
+PROJECTION = re.compile(r"model\.layers\.(\d+)\.self_attn\.(q|k)_proj\.(?:weight|bias)")
+NORM = re.compile(r"model\.layers\.(\d+)\.self_attn\.(q|k)_norm\.weight")
 
 
 @dataclass(frozen=True)
@@ -66,25 +67,32 @@ class CacheRange:
         return key, value
 
 
-class EvenKeys(Checkpoint):
-    """The same model, with all features of its keys of about one size.
+class KeyScaledCheckpoint:
+    """A source of weights seen with every key feature brought to about one size; the model computes the same function.
 
     Args:
-        checkpoint: config and weights.
-        cache_range: by which features are lifted.
+        weights: of the model.
+        cache_range: the magnitudes by which features are lifted.
     """
 
-    def __init__(self, checkpoint: Checkpoint, cache_range: CacheRange) -> None:
-        super().__init__(checkpoint.folder)
+    def __init__(self, weights: WeightSource, cache_range: CacheRange) -> None:
+        self._weights = weights
+        self.config = weights.config
+        self.shapes = weights.shapes
         doublings = torch.from_numpy(cache_range.key_doublings)
         readers = self.config.num_attention_heads // self.config.num_key_value_heads
-        # [num_hidden_layers, features of the projection]
-        self._doublings = {"k": doublings.flatten(1), "q": -doublings.repeat_interleave(readers, dim=1).flatten(1)}
+        # [num_hidden_layers, features of the tensor]
+        if self.config.qk_norm:  # one norm serves all heads
+            shared = doublings.amin(1)
+            self._scaled, self._doublings = NORM, {"k": shared, "q": -shared}
+        else:
+            query = -doublings.repeat_interleave(readers, dim=1).flatten(1)
+            self._scaled, self._doublings = PROJECTION, {"k": doublings.flatten(1), "q": query}
 
     def tensor(self, name: str) -> Tensor:
-        """`Checkpoint.tensor`, with powers of two in the rows of q_proj and k_proj."""
-        tensor = super().tensor(name)
-        found = PROJECTION.fullmatch(name)
+        """`WeightSource.tensor`, with rows of queries and keys multiplied by powers of two."""
+        tensor = self._weights.tensor(name)
+        found = self._scaled.fullmatch(name)
         if found is None:
             return tensor
         doublings = self._doublings[found[2]][int(found[1])]
@@ -95,7 +103,7 @@ def write_int8_cache_graph(graph: Path, out: Path, cache_range: CacheRange) -> N
     """Write a graph again with a cache of int8; weights in a file beside it are shared.
 
     Args:
-        graph: a file with GroupQueryAttention, of a checkpoint with `EvenKeys`.
+        graph: a file with GroupQueryAttention, of weights seen through `KeyScaledCheckpoint`.
         out: the new file, in the same folder.
         cache_range: of the same checkpoint.
     """

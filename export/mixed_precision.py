@@ -1,9 +1,9 @@
 """The smallest mixture of weight formats whose KL divergence stays within a budget.
 
-Each layer's attention, each layer's MLP and the vocabulary table are a group, which gets one format of a ladder. What a
-format costs a group is measured alone, with restored weights in PyTorch; costs of independent errors add up. Then the
-graph that they promise is built and measured, and the promise corrected by what it really had, so that the budget holds
-for the graph and not for an estimate.
+Each layer's attention, each layer's MLP and the vocabulary table are a group, which gets one of the candidate formats.
+The cost of a format is measured for one group at a time, with restored weights in PyTorch; costs of independent errors
+add up. Then the graph that this estimate selects is built and measured, and the estimate corrected by the measurement,
+so that the budget holds for the graph.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from torch import Tensor
 from export.calibration import Calibration
 from export.errors import ExportError
 from export.graph import build_graph
+from export.operators import FusedOperators
 from export.probe import GraphProbe
 from export.quantize import quantize_blockwise, restore_blockwise
 from export.weight_formats import Blockwise, Float, Mixed, WeightFormat
-from model import TransformerModel, load_checkpoint
+from model import TransformerModel, build_model
 from runtime import contract
 from runtime.bundle import ModelShape
 from runtime.evaluation.divergence import KlAccumulator
@@ -33,10 +34,10 @@ from runtime.progress import progress_bar
 # Of the sampled text, to measure on: the last rows.
 MEASURED_TOKENS = 1024
 VOCABULARY = "vocabulary"
-# A promise is corrected by what the graph had, up or down; it is close after two or three rounds.
+# The estimate is corrected by what the graph measured, up or down; it is close after two or three rounds.
 ROUNDS = 6
 TINY = 1e-12
-# Of the budget: what is aimed at, so that what is left of the estimate's error does not exceed it.
+# Share of the budget to aim at, so that the remaining error of the estimate stays within it.
 AIM = 0.95
 
 
@@ -50,15 +51,15 @@ class Option:
 
 
 def smallest_within(
-    calibration: Calibration, kl_budget: float, ladder: Sequence[Blockwise], *, progress: bool = True
+    calibration: Calibration, kl_budget: float, candidates: Sequence[Blockwise], *, progress: bool = True
 ) -> Mixed:
     """Find the mixture.
 
     Args:
-        calibration: the checkpoint and a text that its model wrote.
+        calibration: the model and a text that it sampled.
         kl_budget: KL(model || graph) in nats, a mean over tokens.
-        ladder: formats to choose from beside 32-bit floats, the smallest first. The vocabulary table takes 8 bits or
-            floats.
+        candidates: formats to choose from beside 32-bit floats, the smallest first. The vocabulary table takes 8 bits
+            or floats.
         progress: show how far it is, on stderr.
 
     Raises:
@@ -66,65 +67,65 @@ def smallest_within(
     """
     if not kl_budget > 0:
         raise ExportError(f"--kl-budget must be above 0 nats, not {kl_budget}")
-    ladder = [replace(rung, remembered={}) for rung in ladder]
-    measurer = _Measurer(calibration)
-    options = measurer.options(ladder, progress)
-    promised, seen = AIM * kl_budget, {}
+    candidates = [replace(candidate, remembered={}) for candidate in candidates]
+    probe = SensitivityProbe(calibration)
+    options = probe.options(candidates, progress)
+    target, seen = AIM * kl_budget, {}
     for _ in range(ROUNDS):
-        chosen = cheapest(options, promised)
+        chosen = cheapest(options, target)
         mixture = _mixture(chosen)
         nbytes = sum(option.nbytes for option in chosen.values())
         if nbytes in seen:
             break
-        seen[nbytes] = mixture, measurer.kl(mixture)
-        promised *= AIM * kl_budget / max(seen[nbytes][1], TINY)
+        seen[nbytes] = mixture, probe.kl(mixture)
+        target *= AIM * kl_budget / max(seen[nbytes][1], TINY)
     within = [nbytes for nbytes, (_, kl) in seen.items() if kl <= kl_budget]
     return seen[min(within)][0] if within else Mixed(Float(), {})
 
 
 def cheapest(options: Mapping[str, Sequence[Option]], kl: float) -> dict[str, Option]:
-    """Fewest bytes for a sum of costs: from the smallest formats up, always the step that saves most KL for its bytes.
+    """Fewest bytes for a sum of costs: from the smallest formats up, take the step that saves most KL for its bytes.
 
     Each group's options stand from the smallest to the largest.
     """
     at = dict.fromkeys(options, 0)
-    while sum(options[group][rung].kl for group, rung in at.items()) > kl:
+    while sum(options[group][number].kl for group, number in at.items()) > kl:
         steps = [
             ((now.kl - higher.kl) / max(1, higher.nbytes - now.nbytes), group, number)
-            for group, rung in at.items()
-            for now in [options[group][rung]]
-            for number, higher in enumerate(options[group][rung + 1 :], start=rung + 1)
+            for group, current in at.items()
+            for now in [options[group][current]]
+            for number, higher in enumerate(options[group][current + 1 :], start=current + 1)
         ]
         if not steps:
             break
         _, group, number = max(steps)
         at[group] = number
-    return {group: options[group][rung] for group, rung in at.items()}
+    return {group: options[group][number] for group, number in at.items()}
 
 
-class _Measurer:
-    """KL divergences on the last rows of the calibration's text."""
+class SensitivityProbe:
+    """KL divergences on the last rows of the calibration's text: of one group in a format, and of a whole graph."""
 
     def __init__(self, calibration: Calibration) -> None:
         self.calibration = calibration
         rows = calibration.rows
         self.rows = rows[-max(1, MEASURED_TOKENS // rows.shape[1]) :]
-        self.model = load_checkpoint(calibration.checkpoint.folder)
+        self.model = build_model(calibration.weights)
         self.positions = torch.arange(self.rows.shape[1])[None]
         with torch.inference_mode():
             self.hidden = self._hidden_states()
             self.expected = self._logits(self.hidden[-1])
 
-    def options(self, ladder: Sequence[Blockwise], progress: bool) -> dict[str, list[Option]]:
+    def options(self, candidates: Sequence[Blockwise], progress: bool) -> dict[str, list[Option]]:
         """Each group's formats with their costs, floats last, at which nothing is lost."""
         groups = self._groups()
         bar = progress_bar(groups, description="auto", unit="groups", show=progress)
         options = {}
         for group in bar:
             parameters = groups[group]
-            rungs = [rung for rung in ladder if group != VOCABULARY or rung.bits == 8]
+            fitting = [candidate for candidate in candidates if group != VOCABULARY or candidate.bits == 8]
             floats = Option(Float(), sum(parameter.numel() * 4 for parameter in parameters), 0.0)
-            options[group] = [*(self._option(group, parameters, rung) for rung in rungs), floats]
+            options[group] = [*(self._option(group, parameters, candidate) for candidate in fitting), floats]
         return options
 
     def kl(self, weight_format: WeightFormat) -> float:
@@ -134,27 +135,27 @@ class _Measurer:
             vocab_size=config.vocab_size,
             num_hidden_layers=config.num_hidden_layers,
             num_key_value_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
+            head_dim=FusedOperators.cache_head_dim(config),
             max_position_embeddings=config.max_position_embeddings,
         )
         divergence = KlAccumulator()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            ir.save(build_graph(self.calibration.checkpoint, weight_format), path, external_data="model.onnx_data")
+            ir.save(build_graph(self.calibration.weights, weight_format), path, external_data="model.onnx_data")
             probe = GraphProbe(path, shape)
             for row, expected in zip(self.rows, self.expected, strict=True):
                 divergence.add(Logits(expected.numpy()), Logits(probe.run([row.tolist()])[contract.LOGITS][0]))
         return divergence.kl
 
     @torch.inference_mode()
-    def _option(self, group: str, parameters: Sequence[Tensor], rung: Blockwise) -> Option:
-        """A group alone in a format, its weights rounded to the nearest: what GPTQ would save, the graph will show."""
+    def _option(self, group: str, parameters: Sequence[Tensor], candidate: Blockwise) -> Option:
+        """One group in a format, its weights rounded to the nearest; GPTQ's gain appears when the graph is measured."""
         kept = [parameter.clone() for parameter in parameters]
         nbytes = 0
         for parameter in parameters:
-            quantized, scales = quantize_blockwise(parameter.numpy(), rung.block_size, rung.bits)
+            quantized, scales = quantize_blockwise(parameter.numpy(), candidate.block_size, candidate.bits)
             nbytes += quantized.nbytes + scales.nbytes
-            parameter.copy_(torch.from_numpy(restore_blockwise(quantized, scales, parameter.shape[1], rung.bits)))
+            parameter.copy_(torch.from_numpy(restore_blockwise(quantized, scales, parameter.shape[1], candidate.bits)))
         if group == VOCABULARY:
             logits = self._logits(self._hidden_states()[-1])
         else:
@@ -165,7 +166,7 @@ class _Measurer:
         divergence = KlAccumulator()
         for expected, found in zip(self.expected, logits, strict=True):
             divergence.add(Logits(expected.numpy()), Logits(found.numpy()))
-        return Option(rung, nbytes, divergence.kl)
+        return Option(candidate, nbytes, divergence.kl)
 
     def _groups(self) -> dict[str, list[Tensor]]:
         """Group -> its matrices."""

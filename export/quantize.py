@@ -1,7 +1,7 @@
 """From float32 weights to small integers and scales, in NumPy.
 
 All schemes are symmetric, `weight ~ scale * integer`, and round to the nearest integer, or by GPTQ where the inputs are
-known. Knows no graph.
+known.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph_builder import GraphBuilder
+from export.operators import AttentionLayer
+from export.rotary import dynamic_angles
 from model import ModelConfig
 
 # Added to the scores of slots that a query must not see.
@@ -31,17 +33,23 @@ class StandardOperators:
         """Nodes of its own."""
         return "separate Gather, Mul and Add nodes"
 
+    @staticmethod
+    def cache_head_dim(config: ModelConfig) -> int:
+        """Heads of any size."""
+        return config.head_dim
+
     def __init__(
         self,
         builder: GraphBuilder,
         config: ModelConfig,
         attention_mask: ir.Value,
         position_ids: ir.Value,
-        rotary_angles: np.ndarray,
+        rotary_angles: np.ndarray | None,
     ) -> None:
         self.builder, self.config = builder, config
-        self.swap, self.cos, self.sin = self._rotation(position_ids, rotary_angles)
-        self.bias = self._bias(attention_mask, position_ids)
+        self.attention_mask, self.position_ids = attention_mask, position_ids
+        self.swap, self.cos, self.sin = self._rotation(rotary_angles)
+        self.is_later, self.biases = self._later_slots(), {}
         # int64 [batch_size, 1, sequence_length, 1]: the slots of the new tokens.
         self.slots = self._unsqueeze(position_ids, [1, 3], "slots/Unsqueeze")
 
@@ -66,17 +74,22 @@ class StandardOperators:
         return self.builder.op("Mul", [x, self.builder.op("Sigmoid", [x], name=f"{name}/Sigmoid")], name=f"{name}/SiLU")
 
     def attention(
-        self, qkv: Sequence[ir.Value], past_key: ir.Value, past_value: ir.Value, prefix: str
+        self, qkv: Sequence[ir.Value], past_key: ir.Value, past_value: ir.Value, layer: AttentionLayer
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Softmax of scaled scores, in five dimensions, so that the heads of a group share their keys by broadcasting.
 
         group = num_attention_heads / num_key_value_heads; `_by_head` gives [batch_size, num_key_value_heads, group,
         sequence_length, head_dim].
         """
-        builder, config = self.builder, self.config
+        builder, config, prefix = self.builder, self.config, layer.prefix
         group = config.num_attention_heads // config.num_key_value_heads
-        query = self._rotate(self._by_head(qkv[0], group, f"{prefix}/query"), f"{prefix}/query")
-        key = self._rotate(self._by_head(qkv[1], 1, f"{prefix}/key"), f"{prefix}/key")
+        query = self._by_head(qkv[0], group, f"{prefix}/query")
+        key = self._by_head(qkv[1], 1, f"{prefix}/key")
+        if layer.norms is not None:
+            query = self.norm(query, layer.norms[0], f"{prefix}.q_norm")
+            key = self.norm(key, layer.norms[1], f"{prefix}.k_norm")
+        if layer.has_rope:
+            query, key = self._rotate(query, f"{prefix}/query"), self._rotate(key, f"{prefix}/key")
         value = self._by_head(qkv[2], 1, f"{prefix}/value")
         present_key = self._append(past_key, key, f"{prefix}/key")
         present_value = self._append(past_value, value, f"{prefix}/value")
@@ -86,7 +99,7 @@ class StandardOperators:
         scale = builder.constant("attention.scale", np.array(config.head_dim**-0.5, np.float32))
         scores = builder.op("MatMul", [query, keys], name=f"{prefix}/Scores")
         scores = builder.op("Mul", [scores, scale], name=f"{prefix}/Scale")
-        scores = builder.op("Add", [scores, self.bias], name=f"{prefix}/Bias")
+        scores = builder.op("Add", [scores, self._bias(layer.window)], name=f"{prefix}/Bias")
         weights = builder.op("Softmax", [scores], name=f"{prefix}/Softmax", axis=-1)
         values = self._unsqueeze(present_value, [2], f"{prefix}/Unsqueeze_values")
         attended = builder.op("MatMul", [weights, values], name=f"{prefix}/Attend")
@@ -94,7 +107,7 @@ class StandardOperators:
         width = self._integers([0, 0, config.num_attention_heads * config.head_dim])
         return builder.op("Reshape", [attended, width], name=f"{prefix}/Reshape"), present_key, present_value
 
-    def _rotation(self, position_ids: ir.Value, angles: np.ndarray) -> tuple[ir.Value, ir.Value, ir.Value]:
+    def _rotation(self, angles: np.ndarray | None) -> tuple[ir.Value, ir.Value, ir.Value]:
         """RoPE as x * cos + x[swap] * sin: `swap` names each element's partner, sin has the sign of its turn.
 
         cos and sin become [batch_size, 1, 1, sequence_length, head_dim].
@@ -107,15 +120,33 @@ class StandardOperators:
         else:
             pairs, swap = order % half, np.roll(order, half)
             signs = np.where(order < half, -1, 1)
-        turned = []
-        for name, table in (
-            ("cos", np.cos(angles[:, pairs])),
-            ("sin", np.sin(angles[:, pairs]) * signs.astype(np.float32)),
-        ):
+        signs = signs.astype(np.float32)
+        rows = self._dynamic_rows(pairs, signs) if angles is None else self._table_rows(angles[:, pairs], signs)
+        cos, sin = (
+            self._unsqueeze(row, [1, 2], f"rotary/Unsqueeze_{name}")
+            for row, name in zip(rows, ("cos", "sin"), strict=True)
+        )
+        return self.builder.constant("rotary.swap", swap), cos, sin
+
+    def _table_rows(self, angles: np.ndarray, signs: np.ndarray) -> list[ir.Value]:
+        """Cosines and signed sines of each token, [batch_size, sequence_length, head_dim], out of tables."""
+        factor = np.float32(self.config.rope_attention_factor)
+        rows = []
+        for name, table in (("cos", np.cos(angles) * factor), ("sin", np.sin(angles) * signs * factor)):
             constant = self.builder.constant(f"rotary.{name}", table)
-            rows = self.builder.op("Gather", [constant, position_ids], name=f"rotary/Gather_{name}")
-            turned.append(self._unsqueeze(rows, [1, 2], f"rotary/Unsqueeze_{name}"))
-        return self.builder.constant("rotary.swap", swap), *turned
+            rows.append(self.builder.op("Gather", [constant, self.position_ids], name=f"rotary/Gather_{name}"))
+        return rows
+
+    def _dynamic_rows(self, pairs: np.ndarray, signs: np.ndarray) -> list[ir.Value]:
+        """Those rows where the angles depend on the length of the text."""
+        builder, scaling = self.builder, self.config.rope_scaling
+        if scaling is None:
+            raise ValueError("angles depend on the length only where a config has rope_scaling")
+        angles = dynamic_angles(builder, self.config, scaling, self.attention_mask, self.position_ids)
+        columns = builder.constant("rotary.pairs", pairs.astype(np.int64))
+        angles = builder.op("Gather", [angles, columns], name="rotary/Gather_pairs", axis=2)
+        cos, sin = (builder.op(name, [angles], name=f"rotary/{name}") for name in ("Cos", "Sin"))
+        return [cos, builder.op("Mul", [sin, builder.constant("rotary.signs", signs)], name="rotary/Mul_signs")]
 
     def _rotate(self, x: ir.Value, prefix: str) -> ir.Value:
         builder = self.builder
@@ -124,18 +155,31 @@ class StandardOperators:
         across = builder.op("Mul", [partners, self.sin], name=f"{prefix}/Mul_sin")
         return builder.op("Add", [along, across], name=f"{prefix}/Rotated")
 
-    def _bias(self, attention_mask: ir.Value, position_ids: ir.Value) -> ir.Value:
-        """0 where a query may look and a huge negative number elsewhere: [batch_size, 1, 1, sequence_length, slots]."""
+    def _later_slots(self) -> ir.Value:
+        """Whether a slot holds a later token than the query's: bool [batch_size, 1, 1, sequence_length, slots]."""
         builder = self.builder
-        total = builder.op("Shape", [attention_mask], name="bias/Shape", start=1, end=2)
+        total = builder.op("Shape", [self.attention_mask], name="bias/Shape", start=1, end=2)
         total = builder.op("Squeeze", [total, self._integers([0])], name="bias/Squeeze")
         zero, one = (builder.constant(f"integer.{number}", np.array(number, np.int64)) for number in (0, 1))
-        slots = builder.op("Range", [zero, total, one], name="bias/Range")
-        positions = self._unsqueeze(position_ids, [1, 2, 4], "bias/Unsqueeze")
-        is_later = builder.op("Greater", [slots, positions], name="bias/Greater")
+        self.all_slots = builder.op("Range", [zero, total, one], name="bias/Range")
+        self.query_slots = self._unsqueeze(self.position_ids, [1, 2, 4], "bias/Unsqueeze")
+        return builder.op("Greater", [self.all_slots, self.query_slots], name="bias/Greater")
+
+    def _bias(self, window: int | None) -> ir.Value:
+        """0 where a query may look and a huge negative number elsewhere: [batch_size, 1, 1, sequence_length, slots]."""
+        if window in self.biases:
+            return self.biases[window]
+        builder, is_hidden, prefix = self.builder, self.is_later, "bias"
+        if window is not None:
+            prefix = f"bias_{window}"
+            width = builder.constant(f"integer.{window}", np.array(window, np.int64))
+            first = builder.op("Sub", [self.query_slots, width], name=f"{prefix}/Sub")
+            is_earlier = builder.op("LessOrEqual", [self.all_slots, first], name=f"{prefix}/LessOrEqual")
+            is_hidden = builder.op("Or", [is_hidden, is_earlier], name=f"{prefix}/Or")
         hidden = builder.constant("bias.hidden", np.array(HIDDEN, np.float32))
         seen = builder.constant("bias.seen", np.array(0, np.float32))
-        return builder.op("Where", [is_later, hidden, seen], name="bias/Where")
+        self.biases[window] = builder.op("Where", [is_hidden, hidden, seen], name=f"{prefix}/Where")
+        return self.biases[window]
 
     def _by_head(self, x: ir.Value, group: int, prefix: str) -> ir.Value:
         shape = self._integers([0, 0, self.config.num_key_value_heads, group, self.config.head_dim])

@@ -1,4 +1,4 @@
-"""How a weight is stored and multiplied in the graph: one class a format, and nothing else knows the operators.
+"""How a weight is stored and multiplied in the graph: one class a format, the only place that names its operators.
 
 A format emits two things: a linear layer, and the vocabulary table, which serves the embedding and (when tied) the
 head from one initializer. To add a precision, add a class here and a line in `precisions.py`.
@@ -269,15 +269,15 @@ class Mixed:
         return {"usual": self.usual.describe(), **exceptions}
 
     def linear(self, builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
-        """As the weight's own format has it."""
+        """The linear layer of the weight's own format."""
         return self._format(weight).linear(builder, x, weight)
 
     def embedding(self, builder: GraphBuilder, input_ids: ir.Value, table: Weight) -> ir.Value:
-        """As the table's own format has it."""
+        """The embedding of the table's own format."""
         return self._format(table).embedding(builder, input_ids, table)
 
     def tied_head(self, builder: GraphBuilder, x: ir.Value, table: Weight) -> ir.Value:
-        """As the table's own format has it."""
+        """The tied head of the table's own format."""
         return self._format(table).tied_head(builder, x, table)
 
     def _format(self, weight: Weight) -> WeightFormat:

@@ -1,6 +1,6 @@
 """The model in PyTorch: its config, its modules, its checkpoint folder.
 
-Knows no ONNX, no training and no command line. `from model import TransformerModel, ModelConfig, load_checkpoint`.
+Training, ONNX and command lines are other packages. `from model import TransformerModel, ModelConfig, load_checkpoint`.
 
 Names are loaded when they are first asked for, so what needs no tensors (configs, errors, file helpers) works where
 torch is not installed.
@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from model.attention import KVCache
-    from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from model.checkpoint import Checkpoint, save_checkpoint
     from model.config import ModelConfig, preset_names
     from model.errors import CheckpointError, CheckpointNotFoundError, ConfigError, ModelError
+    from model.sources import load_checkpoint, open_checkpoint
     from model.transformer import TransformerModel
+    from model.weights import ModelSource, WeightSource, build_model
 
 __all__ = [
     "Checkpoint",
@@ -26,18 +28,24 @@ __all__ = [
     "KVCache",
     "ModelConfig",
     "ModelError",
+    "ModelSource",
     "TransformerModel",
+    "WeightSource",
+    "build_model",
     "load_checkpoint",
+    "open_checkpoint",
     "preset_names",
     "save_checkpoint",
 ]
 
 _HOMES = {
-    "checkpoint": ("Checkpoint", "load_checkpoint", "save_checkpoint"),
+    "checkpoint": ("Checkpoint", "save_checkpoint"),
     "config": ("ModelConfig", "preset_names"),
     "errors": ("CheckpointError", "CheckpointNotFoundError", "ConfigError", "ModelError"),
     "attention": ("KVCache",),
+    "sources": ("load_checkpoint", "open_checkpoint"),
     "transformer": ("TransformerModel",),
+    "weights": ("ModelSource", "WeightSource", "build_model"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -1,4 +1,4 @@
-"""Attention: rotary positions, the KV cache, and who may look at whom.
+"""Attention: the KV cache, norms of queries and keys, and which keys a query sees.
 
 Shapes in comments use batch, sequence (new tokens), total (cached and new tokens), heads, kv_heads and head_dim.
 """
@@ -10,40 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-
-
-class RotaryPositionalEmbedding(nn.Module):
-    """Rotates pairs of features by an angle that grows with the position (RoPE, arXiv:2104.09864).
-
-    Pair i of a head turns by `position * theta^(-2i / head_dim)`. Half-split (Hugging Face's layout) pairs feature i
-    with i + head_dim/2; interleaved (the paper's layout) pairs 2i with 2i + 1. The tables are float32 and are no
-    part of the checkpoint.
-    """
-
-    cos: Tensor
-    sin: Tensor
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.interleaved = config.rope_interleaved
-        angles = rotary_angles(config)
-        self.register_buffer("cos", angles.cos(), persistent=False)
-        self.register_buffer("sin", angles.sin(), persistent=False)
-
-    def forward(self, x: Tensor, position_ids: Tensor) -> Tensor:
-        """x [batch, heads, sequence, head_dim], position_ids [batch, sequence] -> x rotated."""
-        cos = self.cos[position_ids].unsqueeze(1).to(x.dtype)  # [batch, 1, sequence, head_dim / 2]
-        sin = self.sin[position_ids].unsqueeze(1).to(x.dtype)
-        first, second = (x[..., 0::2], x[..., 1::2]) if self.interleaved else x.chunk(2, dim=-1)
-        rotated = (first * cos - second * sin, second * cos + first * sin)
-        return torch.stack(rotated, dim=-1).flatten(-2) if self.interleaved else torch.cat(rotated, dim=-1)
-
-
-def rotary_angles(config: ModelConfig) -> Tensor:
-    """By how much each pair turns at each position, in radians: float32 [max_position_embeddings, head_dim / 2]."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
-    positions = torch.arange(config.max_position_embeddings, dtype=torch.int64).float()
-    return torch.outer(positions, 1.0 / config.rope_theta**exponents)
+from model.norm import RMSNorm
+from model.rotary import RotaryPositionalEmbedding
 
 
 class KVCache:
@@ -88,10 +56,16 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         query_size = config.num_attention_heads * config.head_dim
         kv_size = config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
-        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=config.attention_bias)
-        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=config.attention_bias)
+        self.has_rope = config.has_rope(layer)
+        self.window = config.window(layer)
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.has_qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=config.has_qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=config.has_qkv_bias)
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+        self.has_qk_norm = config.qk_norm
 
     def forward(
         self,
@@ -103,27 +77,37 @@ class Attention(nn.Module):
     ) -> Tensor:
         """[batch, sequence, hidden_size] -> the same shape."""
         heads = (*x.shape[:2], -1, self.head_dim)
-        query = self.q_proj(x).view(heads).transpose(1, 2)  # [batch, heads, sequence, head_dim]
-        key = self.k_proj(x).view(heads).transpose(1, 2)  # [batch, kv_heads, sequence, head_dim]
-        value = self.v_proj(x).view(heads).transpose(1, 2)
-        query, key = rotary(query, position_ids), rotary(key, position_ids)
+        query, key, value = self.q_proj(x).view(heads), self.k_proj(x).view(heads), self.v_proj(x).view(heads)
+        if self.has_qk_norm:
+            query, key = self.q_norm(query), self.k_norm(key)
+        query = query.transpose(1, 2)  # [batch, heads, sequence, head_dim]
+        key, value = key.transpose(1, 2), value.transpose(1, 2)  # [batch, kv_heads, sequence, head_dim]
+        if self.has_rope:
+            query, key = rotary(query, position_ids), rotary(key, position_ids)
         if kv_cache is not None:
             key, value = kv_cache.append(self.layer, key, value)
-        attended = causal_attention(query, key, value, mask)
+        attended = causal_attention(query, key, value, mask, self.window)
         return self.o_proj(attended.transpose(1, 2).flatten(2))
 
 
-def causal_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, window: int | None = None
+) -> Tensor:
     """softmax(Q K^T / sqrt(head_dim)) V, where the queries are the last tokens of the keys' sequence.
 
     query [batch, heads, sequence, head_dim]; key and value [batch, kv_heads, total, head_dim], total >= sequence.
     Query i stands at position total - sequence + i and sees no later key; or a mask, bool [batch, 1, sequence, total],
-    says which keys it sees.
+    says which keys it sees. With a window it sees the last `window` of them alone, its own included.
     """
     sequence, total = query.shape[2], key.shape[2]
-    if mask is None and 1 < sequence < total:
+    has_window = window is not None and window < total
+    if mask is None and (has_window or 1 < sequence < total):
         # A chunk after cached tokens: torch's is_causal would align it to the first key.
         mask = torch.ones(sequence, total, dtype=torch.bool, device=query.device).tril(total - sequence)
+    if has_window:
+        mask = mask & torch.ones(sequence, total, dtype=torch.bool, device=query.device).triu(
+            total - sequence - window + 1
+        )
     return F.scaled_dot_product_attention(
         query,
         key,

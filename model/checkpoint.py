@@ -1,19 +1,18 @@
-"""A Hugging Face folder as a checkpoint: `config.json` and safetensors, whole or sharded, read strictly.
+"""A Hugging Face folder as a checkpoint: `config.json` and weights, whole or sharded, read strictly.
 
-Strict means: every parameter is there, none is extra, every shape is the config's, every number is finite. Nothing is
-ever unpickled. Knows no training state, which lies beside the checkpoint in files of its own.
+Strict means: every parameter is there, none is extra, every shape is the config's, every number is finite. Training
+state lies beside the checkpoint in files of its own and is not read here.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,10 +20,11 @@ from model.config import ModelConfig
 from model.errors import CheckpointError
 from model.files import replacing_folder, write_json
 from model.hub import resolve_checkpoint
+from model.parameters import parameter_shapes
 from model.transformer import TransformerModel
+from model.weight_files import INDEX_FILE, WEIGHTS_FILE, WeightFiles
+from model.weights import HEAD, TABLE
 
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -32,14 +32,13 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 SIDE_FILES = (*TOKENIZER_FILES, "generation_config.json")
-HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
 
 
 class Checkpoint:
-    """An open checkpoint folder: its config, and its tensors one at a time.
+    """An open checkpoint folder, a `ModelSource`: its config, and its tensors one at a time.
 
     Opening it checks names and shapes against the config from the files' headers; a tensor's numbers are read, and
-    checked to be finite, when asked for. So a model larger than memory can be exported tensor by tensor.
+    checked to be finite, when they are asked for.
 
     Raises:
         CheckpointNotFoundError: no such folder.
@@ -53,7 +52,8 @@ class Checkpoint:
         if not config_path.is_file():
             raise CheckpointError(f"{self.folder} is not a checkpoint: it has no config.json")
         self.config = ModelConfig.from_file(config_path)
-        self._file_of = _locate_tensors(self.folder)
+        self.shapes: Mapping[str, tuple[int, ...]] = parameter_shapes(self.config)
+        self._files = WeightFiles(self.folder)
         self._check_against_config()
 
     def tensor(self, name: str) -> Tensor:
@@ -62,17 +62,12 @@ class Checkpoint:
         Raises:
             CheckpointError: the numbers are not all finite, or cannot be read.
         """
-        if name == HEAD and HEAD not in self._file_of:
+        if name == HEAD and HEAD not in self._files.shapes:
             name = TABLE
-        path = self._file_of[name]
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensor: Tensor = file.get_tensor(name).float()
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: {name} cannot be read: {error}") from None
+        tensor = self._files.tensor(name).float()
         if not torch.isfinite(tensor).all():
             count = int((~torch.isfinite(tensor)).sum())
-            raise CheckpointError(f"{path}: {name} holds {count} numbers that are NaN or infinite: it is broken")
+            raise CheckpointError(f"{self.folder}: {name} holds {count} numbers that are NaN or infinite: it is broken")
         return tensor
 
     def side_files(self) -> Iterator[Path]:
@@ -80,62 +75,25 @@ class Checkpoint:
         return (path for name in SIDE_FILES if (path := self.folder / name).is_file())
 
     def _check_against_config(self) -> None:
-        expected = expected_shapes(self.config)
-        if self.config.tie_word_embeddings and HEAD in self._file_of:
-            expected[HEAD] = expected[TABLE]  # some writers store the tied head again; compared on loading
-        missing = sorted(expected.keys() - self._file_of.keys())
-        extra = sorted(self._file_of.keys() - expected.keys())
+        expected, stored = dict(self.shapes), self._files.shapes
+        if self.config.tie_word_embeddings and HEAD in stored:
+            expected[HEAD] = expected[TABLE]  # some writers store the tied head again; compared below
+        missing, extra = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
         if missing or extra:
             parts = [f"{word} {_listed(names)}" for word, names in (("missing", missing), ("extra", extra)) if names]
             raise CheckpointError(f"{self.folder}: the weights do not fit config.json: {'; '.join(parts)}")
-        for name, shape in self._stored_shapes():
+        for name, shape in stored.items():
             if shape != expected[name]:
                 raise CheckpointError(
                     f"{self.folder}: {name} has shape {list(shape)}, config.json asks for {list(expected[name])}"
                 )
-        if self.config.tie_word_embeddings and HEAD in self._file_of:
+        if self.config.tie_word_embeddings and HEAD in stored:
             head = self.tensor(HEAD)
             if not torch.equal(head, self.tensor(TABLE)):
                 raise CheckpointError(
                     f"{self.folder}: config.json ties the head to embed_tokens, but the file holds two different ones; "
                     "set tie_word_embeddings to false"
                 )
-
-    def _stored_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        for path in sorted(set(self._file_of.values())):
-            with safe_open(path, framework="pt") as file:
-                for name in (name for name, home in self._file_of.items() if home == path):
-                    yield name, tuple(file.get_slice(name).get_shape())
-
-
-def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The name and shape of every tensor that a checkpoint of this config holds (a tied head is not stored)."""
-    with torch.device("meta"):
-        model = TransformerModel(config)
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-
-
-def load_checkpoint(
-    folder: str | Path,
-    *,
-    revision: str | None = None,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> TransformerModel:
-    """A model with the weights of a checkpoint folder or Hub id, in eval mode. Raises as `Checkpoint` does."""
-    checkpoint = Checkpoint(folder, revision=revision)
-    with torch.device("meta"):
-        model = TransformerModel(checkpoint.config)
-    names = expected_shapes(checkpoint.config)
-    state = {name: checkpoint.tensor(name).to(device=device, dtype=dtype) for name in names}
-    if checkpoint.config.tie_word_embeddings:
-        state[HEAD] = state[TABLE]
-    model.load_state_dict(state, strict=True, assign=True)
-    if checkpoint.config.tie_word_embeddings:
-        model.lm_head.weight = model.model.embed_tokens.weight
-    # The meta device left the tables of RoPE without numbers, and no file stores them.
-    model.model.rotary = type(model.model.rotary)(checkpoint.config).to(device)
-    return model.eval()
 
 
 def save_checkpoint(
@@ -192,41 +150,6 @@ def _save_tensors(tensors: dict[str, Tensor], folder: Path, max_shard_bytes: int
         weight_map |= dict.fromkeys(shard, file_name)
     total = sum(tensor.nbytes for tensor in tensors.values())
     write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
-
-
-def _locate_tensors(folder: Path) -> dict[str, Path]:
-    """Tensor name -> the safetensors file that holds it, read from the files' own headers."""
-    paths = _weight_files(folder)
-    located: dict[str, Path] = {}
-    for path in paths:
-        try:
-            with safe_open(path, framework="pt") as file:
-                located |= dict.fromkeys(file.keys(), path)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path} is cut off or is no safetensors file ({error}); fetch it again") from None
-    # Old exports stored RoPE's frequencies, which the config determines.
-    return {name: path for name, path in located.items() if not name.endswith("rotary_emb.inv_freq")}
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index_path = folder / INDEX_FILE
-    if (folder / WEIGHTS_FILE).is_file():
-        return [folder / WEIGHTS_FILE]
-    if not index_path.is_file():
-        hint = ""
-        if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
-            hint = "; there are pickled weights, which SmolText does not load: convert them to safetensors"
-        raise CheckpointError(f"{folder} is not a checkpoint: it has neither {WEIGHTS_FILE} nor {INDEX_FILE}{hint}")
-    try:
-        names = sorted(set(json.loads(index_path.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index_path} is not a safetensors index: {error!r}") from None
-    for name in names:
-        if Path(name).name != name:  # an index from a stranger must not lead out of the folder
-            raise CheckpointError(f"{index_path} names a file outside the folder: {name!r}")
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{index_path} names {name}, which is not there")
-    return [folder / name for name in names]
 
 
 def _listed(names: list[str], limit: int = 4) -> str:

@@ -1,55 +1,53 @@
-"""ModelConfig: the shape of a LLaMA-style decoder, read from and written to `config.json`.
+"""ModelConfig: the shape of a decoder of the LLaMA family, read from and written to `config.json`.
 
 Two spellings are read: Hugging Face's `config.json` and the nanotron-style training file that nests the same keys
-under `model.model_config`. A key that would change the computation in a way we do not implement is an error with its
-name; nothing is ignored in silence.
-
-Knows no weights and no tokenizer.
+under `model.model_config`. A key that changes the computation in a way that is not implemented is an error with its
+name. Any other unknown key is carried along, and named on stderr when a file is read.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model.config_keys import CONSUMED_KEYS, FIXED_VALUES, INERT_KEYS, flatten_nanotron, refuse_unsupported
 from model.errors import ConfigError
+from model.family import (
+    COMMON_DEFAULTS,
+    FULL,
+    SWITCHES,
+    architecture_for,
+    architecture_of,
+    read_switches,
+    write_switches,
+)
+from model.rope import RopeScaling, read_rope
 
 PRESETS_FOLDER = Path(__file__).parent / "presets"
 
-# Keys of published llama configs that never change the computation, whatever their value.
-INERT_KEYS = frozenset(
-    """
-    _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path architectures chunk_size_feed_forward
-    dtype id2label is_llama_config label2id model_type name_or_path output_attentions output_hidden_states
-    problem_type return_dict task_specific_params tokenizer_class torch_dtype transformers.js_config
-    transformers_version use_cache
-    """.split()
-)
-# Keys that we honour at one value alone: any other value is another architecture.
-FIXED_VALUES: dict[str, tuple[Any, ...]] = {
-    "attention_dropout": (0, None),
-    "hidden_act": ("silu", "swish"),
-    "is_encoder_decoder": (False,),
-    "add_cross_attention": (False,),
-    "partial_rotary_factor": (1, None),
-    "pretraining_tp": (1, None),
-    "rope_scaling": (None,),
-    "sliding_window": (None,),
-    "quantization_config": (None,),
-}
-# transformers must refuse what it would compute wrongly: it knows neither interleaved RoPE nor learned positions here.
-STANDARD_MODEL_TYPE = "llama"
-VARIANT_MODEL_TYPE = "smoltextgen"
+_TOKEN_ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The shape of a model. Field names and defaults are those of Hugging Face's LlamaConfig.
+    """The shape of a model, under the names of Hugging Face's configs.
+
+    Attributes:
+        max_position_embeddings: the context in tokens that the model can use, after any scaling of RoPE.
+        rope_scaling: how RoPE's frequencies are scaled for a context longer than the trained one; None for plain RoPE.
+        qkv_bias: biases on queries, keys and values alone (Qwen2); `attention_bias` has one on the output too.
+        qk_norm: RMSNorm of each head's queries and keys before the rotation (Qwen3).
+        no_rope_layers: 1 for each layer with RoPE and 0 for each without (SmolLM3); None where all layers have it.
+        sliding_window: the number of tokens that a token sees, itself included (Mistral); None for no limit.
+        layer_types: `full_attention` or `sliding_attention` a layer; None where `sliding_window` holds for all.
+        carried: other keys of `config.json`, which change nothing here; all but switches are written back.
 
     Raises:
         ConfigError: sizes that cannot form a model (a head count that does not divide, an odd `head_dim`, ...).
@@ -65,19 +63,26 @@ class ModelConfig:
     max_position_embeddings: int
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
     rope_interleaved: bool = False
     learned_position_embeddings: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    no_rope_layers: tuple[int, ...] | None = None
+    sliding_window: int | None = None
+    layer_types: tuple[str, ...] | None = None
     tie_word_embeddings: bool = True
     initializer_range: float = 0.02
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
+    carried: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            _check_field(field, getattr(self, field.name))
+        for declared in dataclasses.fields(self):
+            _check_field(declared, getattr(self, declared.name))
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"num_attention_heads ({self.num_attention_heads}) must be a multiple of "
@@ -85,9 +90,24 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise ConfigError(f"head_dim must be even for rotary embeddings, not {self.head_dim}")
+        self._check_switches()
         for token_id in self.special_token_ids:
             if not isinstance(token_id, int) or not 0 <= token_id < self.vocab_size:
                 raise ConfigError(f"special token id {token_id!r} is outside the vocabulary of {self.vocab_size}")
+
+    def _check_switches(self) -> None:
+        if self.sliding_window is not None and not (isinstance(self.sliding_window, int) and self.sliding_window > 0):
+            raise ConfigError(f"sliding_window must be a positive number of tokens, not {self.sliding_window!r}")
+        if not isinstance(self.rope_scaling, RopeScaling | None):
+            raise ConfigError(f"rope_scaling must be a RopeScaling, not {self.rope_scaling!r}")
+        if self.has_dynamic_rope and self.head_dim < 4:
+            raise ConfigError(f"rope_type 'dynamic' needs a head_dim of at least 4, not {self.head_dim}")
+        for name in ("no_rope_layers", "layer_types"):
+            listed = getattr(self, name)
+            if listed is not None and len(listed) != self.num_hidden_layers:
+                raise ConfigError(f"{name} lists {len(listed)} layers, and the model has {self.num_hidden_layers}")
+        if self.rope_scaling is not None and self.learned_position_embeddings:
+            raise ConfigError("rope_scaling cannot stretch learned_position_embeddings: a model has one of the two")
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -103,39 +123,66 @@ class ModelConfig:
         return self.eos_token_ids + tuple(token_id for token_id in singles if token_id is not None)
 
     @property
-    def is_standard_llama(self) -> bool:
-        """Whether transformers' LlamaForCausalLM computes the same function from the same weights."""
-        return not (self.rope_interleaved or self.learned_position_embeddings)
+    def has_qkv_bias(self) -> bool:
+        """Whether the projections of queries, keys and values have biases."""
+        return self.attention_bias or self.qkv_bias
+
+    @property
+    def has_dynamic_rope(self) -> bool:
+        """Whether RoPE's frequencies depend on the length of the text."""
+        return self.rope_scaling is not None and self.rope_scaling.rope_type == "dynamic"
+
+    @property
+    def rope_attention_factor(self) -> float:
+        """By what RoPE's cosines and sines are multiplied."""
+        return 1.0 if self.rope_scaling is None else self.rope_scaling.attention_factor
+
+    def has_rope(self, layer: int) -> bool:
+        """Whether a layer rotates its queries and keys."""
+        return self.no_rope_layers is None or bool(self.no_rope_layers[layer])
+
+    def window(self, layer: int) -> int | None:
+        """The sliding window of a layer in tokens; None where it sees all earlier ones."""
+        if self.layer_types is not None and self.layer_types[layer] == FULL:
+            return None
+        return self.sliding_window
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
         """Read a `config.json` (Hugging Face's, or nanotron's with `model.model_config`).
 
         Raises:
-            ConfigError: a key is missing, unknown, or has a value that we cannot honour; the message names it.
+            ConfigError: a key is missing, or has a value that is not implemented; the message names it.
         """
-        values = _flatten_nanotron(values)
-        _check_architecture(values)
-        _refuse_unsupported(values)
+        values = flatten_nanotron(values)
+        architecture = architecture_of(values)
+        refuse_unsupported(values)
+        values = {**architecture.defaults, **values}
         missing = sorted(_REQUIRED_KEYS - {key for key, value in values.items() if value is not None})
         if missing:
             raise ConfigError(f"config lacks {', '.join(missing)}")
-        fields = {name: values[name] for name in _FIELDS if values.get(name) is not None}
-        fields["rope_theta"] = _rope_theta(values)
-        fields.setdefault("tie_word_embeddings", False)  # transformers' default where the key is absent
-        if isinstance(fields.get("eos_token_id"), list):
-            fields["eos_token_id"] = tuple(fields["eos_token_id"])
+        for declared in dataclasses.fields(cls):
+            if declared.name in _REQUIRED_KEYS:
+                _check_field(declared, values[declared.name])
+        fields = COMMON_DEFAULTS | {name: values[name] for name in _PLAIN_FIELDS if values.get(name) is not None}
+        theta, scaling = read_rope(values, architecture.rope_theta)
+        fields |= {"rope_theta": theta, "rope_scaling": scaling} | read_switches(architecture, values)
+        if scaling is not None:
+            fields["max_position_embeddings"] = max(values["max_position_embeddings"], scaling.reach)
+        fields |= _token_ids(values)
         fields.setdefault("num_key_value_heads", fields["num_attention_heads"])
         if "head_dim" not in fields:
             fields["head_dim"] = _derived_head_dim(fields["hidden_size"], fields["num_attention_heads"])
-        return cls(**fields)
+        unused = {key: value for key, value in values.items() if key not in _KNOWN_KEYS | architecture.defaults.keys()}
+        unused |= {key: values[key] for key in SWITCHES if values.get(key) and key not in architecture.switches}
+        return cls(**fields, carried=unused)
 
     @classmethod
     def from_file(cls, path: str | Path) -> ModelConfig:
         """Read a config file. Raises ConfigError, naming the file, where it is absent, not JSON, or not a config."""
         path = Path(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise ConfigError(f"{path} does not exist") from None
         except (OSError, ValueError) as error:
@@ -143,9 +190,14 @@ class ModelConfig:
         if not isinstance(values, dict):
             raise ConfigError(f"{path} holds a JSON {type(values).__name__}, not a config object")
         try:
-            return cls.from_dict(values)
+            config = cls.from_dict(values)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
+        unused = [name + _hint(name) for name, value in config.carried.items() if value]
+        unused += [f"{name} {value}" for name in _TOKEN_ID_KEYS if _is_negative(value := values.get(name))]
+        if unused:
+            _tell(f"{path}: carried along without effect: {', '.join(unused)}")
+        return config
 
     @classmethod
     def from_preset(cls, name: str) -> ModelConfig:
@@ -160,26 +212,34 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The `config.json` that transformers reads, RoPE settings in both the old and the new spelling."""
-        standard = self.is_standard_llama
+        architecture = architecture_for(vars(self))
+        scaling = {} if self.rope_scaling is None else self.rope_scaling.to_dict()
         values: dict[str, Any] = {
-            "architectures": ["LlamaForCausalLM" if standard else "SmolTextGenForCausalLM"],
-            "model_type": STANDARD_MODEL_TYPE if standard else VARIANT_MODEL_TYPE,
+            "architectures": [architecture.class_name],
+            "model_type": architecture.model_type,
             "hidden_act": "silu",
-            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta} | scaling,
             "torch_dtype": "float32",
         }
-        values |= dataclasses.asdict(self)
+        switches = write_switches(architecture, vars(self))
+        own = {name: switches.pop(name, None) if name in SWITCHES else getattr(self, name) for name in _FIELDS}
+        values |= own | switches | {"rope_scaling": scaling or None}
         if isinstance(self.eos_token_id, tuple):
             values["eos_token_id"] = list(self.eos_token_id)
-        if standard:  # transformers knows neither key: a standard file does not carry them
-            del values["rope_interleaved"], values["learned_position_embeddings"]
-        return {key: value for key, value in values.items() if value is not None}
+        if self.rope_scaling is not None and self.rope_scaling.rope_type in ("linear", "dynamic"):
+            # To transformers it is the original context, and dynamic's function depends on it.
+            values["max_position_embeddings"] = self.rope_scaling.original_max_position_embeddings
+        del values["carried"]
+        # A switch that one architecture ignores would mean something to another.
+        carried = {key: value for key, value in self.carried.items() if key not in SWITCHES}
+        return {key: value for key, value in (carried | values).items() if value is not None}
 
 
-_FIELDS = tuple(field.name for field in dataclasses.fields(ModelConfig))
-_SIZE_FIELDS = tuple(field.name for field in dataclasses.fields(ModelConfig) if field.type == "int")
+_FIELDS = tuple(declared.name for declared in dataclasses.fields(ModelConfig))
+_SIZE_FIELDS = tuple(declared.name for declared in dataclasses.fields(ModelConfig) if declared.type == "int")
+_PLAIN_FIELDS = frozenset(_FIELDS) - SWITCHES.keys() - {"rope_theta", "rope_scaling", "carried", *_TOKEN_ID_KEYS}
 _REQUIRED_KEYS = frozenset(_SIZE_FIELDS) - {"num_key_value_heads", "head_dim"}
-_KNOWN_KEYS = frozenset(_FIELDS) | INERT_KEYS | FIXED_VALUES.keys() | {"rope_parameters"}
+_KNOWN_KEYS = frozenset(_FIELDS) | INERT_KEYS | FIXED_VALUES.keys() | CONSUMED_KEYS
 
 
 def preset_names() -> list[str]:
@@ -198,61 +258,28 @@ def _check_field(field: dataclasses.Field[Any], value: Any) -> None:
         raise ConfigError(f"{field.name} must be true or false, not {value!r}")
 
 
-def _flatten_nanotron(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Nanotron's training file keeps the model under `model.model_config` and its init std beside it."""
-    section = values.get("model")
-    if not isinstance(section, Mapping) or "model_config" not in section:
-        return values
-    if not isinstance(section["model_config"], Mapping):
-        raise ConfigError("model.model_config must be an object")
-    init_method = section.get("init_method") or {}
-    initializer = {"initializer_range": init_method["std"]} if "std" in init_method else {}
-    return {**section["model_config"], **initializer}
+def _token_ids(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The special tokens. A negative id is how some writers say that there is none."""
+    found: dict[str, Any] = {name: values.get(name) for name in _TOKEN_ID_KEYS}
+    if isinstance(found["eos_token_id"], list):
+        found["eos_token_id"] = tuple(found["eos_token_id"])
+    return {name: None if _is_negative(value) else value for name, value in found.items()}
 
 
-def _check_architecture(values: Mapping[str, Any]) -> None:
-    model_type = values.get("model_type", STANDARD_MODEL_TYPE)
-    if model_type not in (STANDARD_MODEL_TYPE, VARIANT_MODEL_TYPE):
-        raise ConfigError(
-            f"model_type {model_type!r} is another architecture; "
-            f"SmolText knows {STANDARD_MODEL_TYPE!r} and {VARIANT_MODEL_TYPE!r}"
-        )
+def _is_negative(value: Any) -> bool:
+    return isinstance(value, int) and value < 0
 
 
-def _refuse_unsupported(values: Mapping[str, Any]) -> None:
-    for key, value in values.items():
-        if key in FIXED_VALUES and value not in FIXED_VALUES[key]:
-            allowed = " or ".join(json.dumps(choice) for choice in FIXED_VALUES[key])
-            raise ConfigError(f"{key} = {json.dumps(value)} is not supported: it must be {allowed}")
-        if key not in _KNOWN_KEYS and value not in (None, False):
-            nearest = difflib.get_close_matches(key, _KNOWN_KEYS, n=1)
-            hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-            raise ConfigError(
-                f"unknown key {key!r}{hint}: SmolText cannot tell whether it changes the computation; "
-                "remove it from the config if it does not"
-            )
+def _hint(name: str) -> str:
+    """A known key that a name may be a misspelling of."""
+    nearest = difflib.get_close_matches(name, _FIELDS, n=1, cutoff=0.85)
+    return f" (did you mean {nearest[0]}?)" if nearest and name not in _FIELDS else ""
 
 
-def _rope_theta(values: Mapping[str, Any]) -> float:
-    """The RoPE base from either spelling: top-level `rope_theta`, or transformers 5's `rope_parameters`.
-
-    A reader of one spelling alone would silently use 10000 for the other, so disagreement is an error.
-    """
-    top_level = values.get("rope_theta")
-    parameters = values.get("rope_parameters") or {}
-    if not isinstance(parameters, Mapping):
-        raise ConfigError("rope_parameters must be an object")
-    unknown = sorted(set(parameters) - {"rope_type", "rope_theta", "type", "partial_rotary_factor"})
-    rope_type = parameters.get("rope_type", parameters.get("type", "default"))
-    if rope_type != "default":
-        raise ConfigError(f"rope_type {rope_type!r} is not supported: only 'default' (plain RoPE) is")
-    if parameters.get("partial_rotary_factor", 1) != 1 or unknown:
-        raise ConfigError(f"rope_parameters {json.dumps(dict(parameters))} ask for more than plain RoPE")
-    nested = parameters.get("rope_theta")
-    if top_level is not None and nested is not None and float(top_level) != float(nested):
-        raise ConfigError(f"rope_theta {top_level} and rope_parameters.rope_theta {nested} disagree; keep one")
-    theta = top_level if top_level is not None else nested
-    return 10000.0 if theta is None else float(theta)
+@functools.cache
+def _tell(line: str) -> None:
+    """One line on stderr, once a process: a command may open a checkpoint several times."""
+    logging.getLogger(__name__).warning(line)
 
 
 def _derived_head_dim(hidden_size: Any, num_attention_heads: Any) -> int:

@@ -1,8 +1,33 @@
-"""How many parameters a config has, part by part, without building the model."""
+"""Names and shapes of a config's parameters, and how many numbers each part of the model has.
+
+The modules are the one place where shapes are written; both functions read them from a model without storage.
+"""
 
 from __future__ import annotations
 
+import math
+
+import torch
+
 from model.config import ModelConfig
+from model.transformer import TransformerModel
+
+# Part of the model -> what the names of its parameters contain. The first that fits counts.
+_PARTS = {
+    "embed_tokens": "embed_tokens.",
+    "embed_positions": "embed_positions.",
+    "lm_head": "lm_head.",
+    "attention": ".self_attn.",
+    "mlp": ".mlp.",
+    "norms": "norm.",
+}
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a checkpoint of this config holds; a tied head is `embed_tokens`."""
+    with torch.device("meta"):
+        model = TransformerModel(config)
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def parameter_counts(config: ModelConfig) -> dict[str, int]:
@@ -11,23 +36,10 @@ def parameter_counts(config: ModelConfig) -> dict[str, int]:
     Returns:
         `{"embed_tokens", "embed_positions", "attention", "mlp", "norms", "lm_head", "total"}`.
     """
-    hidden, layers = config.hidden_size, config.num_hidden_layers
-    query = config.num_attention_heads * config.head_dim
-    key_value = config.num_key_value_heads * config.head_dim
-    attention = hidden * (query + 2 * key_value) + query * hidden
-    mlp = 3 * hidden * config.intermediate_size
-    if config.attention_bias:
-        attention += query + 2 * key_value + hidden
-    if config.mlp_bias:
-        mlp += 2 * config.intermediate_size + hidden
-    counts = {
-        "embed_tokens": config.vocab_size * hidden,
-        "embed_positions": config.max_position_embeddings * hidden if config.learned_position_embeddings else 0,
-        "attention": layers * attention,
-        "mlp": layers * mlp,
-        "norms": (2 * layers + 1) * hidden,
-        "lm_head": 0 if config.tie_word_embeddings else config.vocab_size * hidden,
-    }
+    counts = dict.fromkeys(("embed_tokens", "embed_positions", "attention", "mlp", "norms", "lm_head"), 0)
+    for name, shape in parameter_shapes(config).items():
+        part = next(part for part, word in _PARTS.items() if word in name)
+        counts[part] += math.prod(shape)
     return counts | {"total": sum(counts.values())}
 
 

@@ -3,7 +3,7 @@
 Module and parameter names are Hugging Face's, so a state dict is a checkpoint as it stands. Shapes in comments use
 batch, sequence (new tokens), total (cached and new tokens), heads, kv_heads and head_dim.
 
-Knows no training (there is no loss here), no files and no tokenizer.
+It has no loss, no files and no tokenizer: `train` computes the loss, `checkpoint.py` reads files.
 """
 
 from __future__ import annotations
@@ -14,22 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.attention import Attention, KVCache, RotaryPositionalEmbedding, document_mask, positions_in_documents
+from model.attention import Attention, KVCache, document_mask, positions_in_documents
 from model.config import ModelConfig
-
-
-class RMSNorm(nn.Module):
-    """`weight * x / sqrt(mean(x^2) + eps)`, computed in float32 (Zhang & Sennrich 2019, arXiv:1910.07467)."""
-
-    def __init__(self, hidden_size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., hidden_size] -> [..., hidden_size], dtype kept."""
-        normalized = x.float() * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * normalized.to(x.dtype)
+from model.norm import RMSNorm
+from model.rotary import RotaryPositionalEmbedding
 
 
 class MLP(nn.Module):
@@ -208,7 +196,7 @@ class TransformerModel(nn.Module):
 
         Args:
             input_ids: int64 [sequence], at least one token.
-            max_new_tokens: stop after as many; the context is the other limit.
+            max_new_tokens: the most tokens to add; the context limits them too.
             temperature: 0 takes the likeliest token; above, logits are divided by it and a token is drawn.
             top_k: draw among the k likeliest alone.
             stop_token_ids: stop at any of these, which is not returned.

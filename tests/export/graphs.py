@@ -10,6 +10,7 @@ import onnxruntime as ort
 import torch
 
 from export.graph import build_graph
+from export.operators import FusedOperators
 from export.weight_formats import WeightFormat
 from model import Checkpoint, ModelConfig, TransformerModel, load_checkpoint, save_checkpoint
 from runtime import contract
@@ -67,7 +68,7 @@ class Graph:
         self.session = open_session(path)
 
     def empty_cache(self, batch: int) -> list[np.ndarray]:
-        shape = (batch, self.config.num_key_value_heads, 0, self.config.head_dim)
+        shape = (batch, self.config.num_key_value_heads, 0, FusedOperators.cache_head_dim(self.config))
         return [np.zeros(shape, np.float32)] * (2 * self.config.num_hidden_layers)
 
     def __call__(

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from export.__main__ import main
 from export.bundle import export_bundle
+from export.coverage import Coverage
 from export.errors import ExportError
 from export.manifest import changed_files, read_manifest
 from export.precisions import WEIGHTS, parse_precisions
@@ -49,6 +50,35 @@ def test_a_bundle_holds_what_its_manifest_lists_and_nothing_else(checkpoint_fold
     for entry in manifest["precisions"].values():
         assert entry["file_bytes"] == (out / entry["file"]).stat().st_size
         assert entry["vocabulary_tables"] == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"intermediate_size": VOCAB_SIZE},
+        {"num_attention_heads": 12, "num_key_value_heads": 4},  # packed, queries, keys and values have 320 rows
+        {"hidden_size": VOCAB_SIZE, "tie_word_embeddings": False},
+        {"max_position_embeddings": VOCAB_SIZE, "learned_position_embeddings": True},
+    ],
+    ids=str,
+)
+def test_other_matrices_may_have_as_many_rows_as_the_vocabulary(changes, tmp_path):
+    config = {"vocab_size": VOCAB_SIZE, "bos_token_id": 0, "eos_token_id": 0}
+    make_checkpoint(tmp_path / "checkpoint", config | changes)
+    make_tokenizer().save(str(tmp_path / "checkpoint" / "tokenizer.json"))
+    for precisions, portable in (("fp32,fp16,int8,q8,q4", False), ("fp32,fp16,int8,q8", True)):
+        manifest = export(
+            tmp_path / "checkpoint", tmp_path / "bundle", precisions, portable=portable, calibration_tokens=0
+        )
+        tables = {name: entry["vocabulary_tables"] for name, entry in manifest["precisions"].items()}
+        assert set(tables.values()) == {1 if changes.get("tie_word_embeddings", True) else 2}, tables
+
+
+def test_a_table_that_is_copied_is_an_error_of_its_own_words(checkpoint_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("export.bundle.measure_coverage", lambda _: Coverage({"int8": 1}, vocabulary_tables=2))
+    with pytest.raises(ExportError, match=r"int8 would hold 2 vocabulary tables"):
+        export(checkpoint_folder, tmp_path / "bundle", "int8")
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_two_exports_of_one_checkpoint_are_the_same_bytes(checkpoint_folder, tmp_path):
@@ -105,6 +135,22 @@ def test_weights_beyond_the_range_of_float16_are_refused_for_fp16_alone(checkpoi
     export(checkpoint_folder, tmp_path / "fp32", "fp32,int8")
     with pytest.raises(ExportError, match=r"down_proj.*float16"):
         export(checkpoint_folder, tmp_path / "fp16", "fp16")
+
+
+def test_a_tokenizer_model_alone_names_the_command_that_converts_it(checkpoint_folder, tmp_path):
+    (checkpoint_folder / "tokenizer.json").rename(checkpoint_folder / "tokenizer.model")
+    with pytest.raises(ExportError, match=r"tokenizer\.model and no tokenizer\.json.*LlamaTokenizer") as raised:
+        export(checkpoint_folder, tmp_path / "bundle")
+    assert str(checkpoint_folder) in str(raised.value).partition("python -c")[2]
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("ids", [VOCAB_SIZE, [0, VOCAB_SIZE + 7], -1, "</s>"], ids=str)
+def test_an_end_of_text_beyond_the_vocabulary_is_refused(ids, checkpoint_folder, tmp_path):
+    (checkpoint_folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    with pytest.raises(ExportError, match=r"generation_config\.json: eos_token_id .* outside the model's vocabulary"):
+        export(checkpoint_folder, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "ctrl-c"])

@@ -9,7 +9,7 @@ import torch
 
 from export.bundle import export_bundle
 from export.errors import ExportError
-from export.int8_cache import HEADROOM, LARGEST, MOST_DOUBLINGS, CacheRange, EvenKeys
+from export.int8_cache import HEADROOM, LARGEST, MOST_DOUBLINGS, CacheRange, KeyScaledCheckpoint
 from export.portable import portable_recipes
 from export.precisions import parse_precisions
 from model import Checkpoint, load_checkpoint, save_checkpoint
@@ -94,7 +94,7 @@ def test_every_query_head_is_lowered_as_its_keys_are_lifted(tmp_path):
     shape = (config.num_hidden_layers, config.num_key_value_heads, config.head_dim)
     keys = np.random.default_rng(0).uniform(0.1, 9, shape).astype(np.float32)
     keys[..., config.head_dim // 2 :] = keys[..., : config.head_dim // 2]
-    even = EvenKeys(checkpoint, CacheRange(keys, np.ones(config.num_hidden_layers, np.float32)))
+    even = KeyScaledCheckpoint(checkpoint, CacheRange(keys, np.ones(config.num_hidden_layers, np.float32)))
     for layer in range(config.num_hidden_layers):
         name = f"model.layers.{layer}.self_attn"
         x = torch.randn(config.hidden_size, generator=torch.Generator().manual_seed(layer))

@@ -160,9 +160,8 @@ def test_every_configuration_stays_close_in_every_precision_on_every_path(precis
 )
 def test_the_optimized_graph_reads_the_weights_as_promised_and_one_table(precision, types, tied, tmp_path):
     checkpoint, _ = make_checkpoint(tmp_path / "checkpoint", {"tie_word_embeddings": tied})
-    config = checkpoint.config
     Graph(checkpoint, WEIGHTS[precision](Calibration(checkpoint, tokens=0)), tmp_path / "model.onnx")
-    coverage = measure_coverage(tmp_path / "model.onnx", config.vocab_size, config.hidden_size)
+    coverage = measure_coverage(tmp_path / "model.onnx")
     assert coverage.weight_bytes.keys() == types
     assert (coverage.int8_fraction == 1) == (types == {"int8"})
     assert coverage.vocabulary_tables == (1 if tied else 2)
@@ -179,6 +178,6 @@ def test_coverage_sees_the_head_that_plain_quantize_dynamic_leaves_in_floats(tmp
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
     )
     assert any(node.op_type == "MatMulInteger" for node in onnx.load(tmp_path / "plain.onnx").graph.node)
-    coverage = measure_coverage(tmp_path / "plain.onnx", graph.config.vocab_size, graph.config.hidden_size)
+    coverage = measure_coverage(tmp_path / "plain.onnx")
     assert 0.5 < coverage.int8_fraction < 0.99
     assert coverage.weight_bytes["float32"] == graph.config.vocab_size * graph.config.hidden_size * 4

@@ -152,9 +152,60 @@ def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path, folder):
         Checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="is a file"):
         Checkpoint(folder / "config.json")
-    (folder / WEIGHTS_FILE).rename(folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="pickled"):
+    (folder / WEIGHTS_FILE).rename(folder / "weights.pth")
+    with pytest.raises(CheckpointError, match=r"weights\.pth"):
         Checkpoint(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", ["whole", "legacy", "sharded"])
+def test_pytorchs_own_files_give_the_same_weights(dtype, kind, folder):
+    state = {name: tensor.to(dtype) for name, tensor in load_checkpoint(folder).state_dict().items()}
+    state["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)  # as old exports have it
+    (folder / WEIGHTS_FILE).unlink()
+    names = sorted(state)
+    shards = {"pytorch_model.bin": names} if kind != "sharded" else {"a.bin": names[:5], "b.bin": names[5:]}
+    for file, held in shards.items():
+        held_state = {name: state[name] for name in held}
+        torch.save(held_state, folder / file, _use_new_zipfile_serialization=kind != "legacy")
+    if kind == "sharded":
+        weight_map = {name: file for file, held in shards.items() for name in held}
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    loaded = load_checkpoint(folder).state_dict()
+    assert all(torch.equal(loaded[name], state[name].float()) for name in loaded)
+
+
+class RunsCode:
+    def __reduce__(self):
+        return print, ("this must not run",)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path, state: torch.save({"model": state}, path),
+        lambda path, state: torch.save(state | {"extra": RunsCode()}, path),
+        lambda path, state: torch.save([1, 2], path),
+        lambda path, state: path.write_bytes(b""),
+        lambda path, state: path.write_bytes(b"not a pickle"),
+    ],
+    ids=["nested", "code", "list", "empty", "text"],
+)
+def test_a_pytorch_file_that_holds_other_things_is_refused(write, folder, capsys):
+    state = load_checkpoint(folder).state_dict()
+    (folder / WEIGHTS_FILE).unlink()
+    write(folder / "pytorch_model.bin", state)
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin") as raised:
+        Checkpoint(folder)
+    assert "\n" not in str(raised.value)
+    assert "weights_only" not in str(raised.value)
+    assert "this must not run" not in capsys.readouterr().out
+
+
+def test_integers_are_no_weights(folder):
+    rewrite(folder, lambda tensors: tensors.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)}))
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight holds torch\.int8"):
+        load_checkpoint(folder)
 
 
 def test_saving_over_a_checkpoint_replaces_it_whole_or_not_at_all(folder):

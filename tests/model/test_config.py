@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from transformers import AutoConfig
 
 from model import ConfigError, ModelConfig, TransformerModel, preset_names
 from model.parameters import describe_parameters, parameter_counts
+from tests.conftest import REPOSITORY
 
 SMALL = {
     "model_type": "llama",
@@ -105,14 +108,12 @@ def test_transformers_refuses_a_variant_that_it_would_compute_wrongly(variant, t
     ("changes", "named"),
     [
         ({"model_type": "gpt2"}, "gpt2"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
+        ({"rope_scaling": {"type": "longrope", "factor": 2.0}}, "longrope"),
         ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 1e5}}, "disagree"),
         ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ({"hidden_act": "gelu"}, "hidden_act"),
-        ({"sliding_window": 1024}, "sliding_window"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"num_hiden_layers": 3}, "num_hidden_layers"),
+        ({"num_experts": 8}, "num_experts"),
         ({"logit_softcapping": 30.0}, "logit_softcapping"),
         ({"vocab_size": None}, "vocab_size"),
         ({"hidden_size": "32"}, "hidden_size"),
@@ -129,6 +130,52 @@ def test_transformers_refuses_a_variant_that_it_would_compute_wrongly(variant, t
 def test_what_cannot_be_honoured_is_refused_by_name(changes, named):
     with pytest.raises(ConfigError, match=named):
         ModelConfig.from_dict(SMALL | changes)
+
+
+CARRIED = {
+    "unsloth_version": "2024.9",
+    "unsloth_fixed": True,
+    "max_sequence_length": 4096,
+    "max_length": 20,
+    "attention_dropout": 0.1,
+    "a_key_of_tomorrow": {"deep": [1, 2]},
+}
+
+
+def test_keys_without_effect_are_carried_along_and_named_once(tmp_path, caplog):
+    path = tmp_path / "config.json"
+    ignored = {"sliding_window": 1024, "pad_token_id": -1, "use_cache": False, "unknown_and_empty": None}
+    path.write_text(json.dumps(SMALL | CARRIED | ignored))
+    config, again = ModelConfig.from_file(path), ModelConfig.from_file(path)
+    assert config == again == ModelConfig.from_dict(SMALL)
+    assert config.pad_token_id is None
+    assert {key: config.to_dict()[key] for key in CARRIED} == CARRIED
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "\n" not in line
+    assert all(name in line for name in [str(path), *CARRIED, "sliding_window", "pad_token_id -1"])
+    assert "did you mean" not in line
+    assert "sliding_window" not in config.to_dict()  # to another architecture than llama it would mean something
+    assert "use_cache" not in line
+    assert "unknown_and_empty" not in line
+
+
+def test_that_line_goes_to_stderr(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(SMALL | {"num_hiden_layers": 3}))
+    script = f"from model import ModelConfig; ModelConfig.from_file({str(path)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"{path}: carried along without effect: num_hiden_layers (did you mean num_hidden_layers?)\n"
+    )
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(SMALL), encoding="utf-8-sig")
+    assert ModelConfig.from_file(path) == ModelConfig.from_dict(SMALL)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"model": 1}'])

@@ -11,8 +11,10 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from model import ModelConfig, TransformerModel, load_checkpoint
-from model.attention import Attention, RotaryPositionalEmbedding, causal_attention
-from model.transformer import MLP, RMSNorm, TransformerBlock
+from model.attention import Attention, causal_attention
+from model.norm import RMSNorm
+from model.rotary import RotaryPositionalEmbedding
+from model.transformer import MLP, TransformerBlock
 
 RELATIVE_TOLERANCE = 1e-5
 BASE = {
