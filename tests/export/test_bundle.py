@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from export.manifest import changed_files, read_manifest
 from export.precisions import WEIGHTS, parse_precisions
 from model import Checkpoint, CheckpointError
 from runtime import Bundle, LanguageModel, SamplingOptions
-from runtime.errors import BundleError
+from runtime.errors import BundleError, PromptError
 from runtime.precisions import PRECISIONS
 from tests.export.graphs import make_checkpoint
 from tests.goldens.make_tiny_bundle import VOCAB_SIZE, make_tokenizer
@@ -148,7 +147,9 @@ def test_a_tokenizer_model_alone_names_the_command_that_converts_it(checkpoint_f
 @pytest.mark.parametrize("ids", [VOCAB_SIZE, [0, VOCAB_SIZE + 7], -1, "</s>"], ids=str)
 def test_an_end_of_text_beyond_the_vocabulary_is_refused(ids, checkpoint_folder, tmp_path):
     (checkpoint_folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
-    with pytest.raises(ExportError, match=r"generation_config\.json: eos_token_id .* outside the model's vocabulary"):
+    with pytest.raises(
+        BundleError, match=r"generation_config\.json: eos_token_id .*(beyond the model's|must be a token)"
+    ):
         export(checkpoint_folder, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
@@ -176,19 +177,43 @@ def test_a_graph_that_computes_something_else_is_refused(checkpoint_folder, tmp_
     assert not (tmp_path / "bundle").exists()
 
 
-@pytest.mark.parametrize("tokens", [VOCAB_SIZE - 300, VOCAB_SIZE + 50])
-def test_a_tokenizer_of_another_model_is_refused(checkpoint_folder, tmp_path, tokens):
+def test_a_tokenizer_of_another_model_is_refused(checkpoint_folder, tmp_path):
     content = json.loads((checkpoint_folder / "tokenizer.json").read_text())
-    vocabulary = content["model"]["vocab"]
-    if tokens > VOCAB_SIZE:
-        vocabulary |= {f"extra{number}": VOCAB_SIZE + number for number in range(50)}
-        (checkpoint_folder / "tokenizer.json").write_text(json.dumps(content))
-    else:
-        make_checkpoint(tmp_path / "large", {"vocab_size": 5000, "bos_token_id": 0, "eos_token_id": 0})
-        shutil.copy(checkpoint_folder / "tokenizer.json", tmp_path / "large")
-        checkpoint_folder = tmp_path / "large"
+    content["model"]["vocab"] |= {f"extra{number}": VOCAB_SIZE + number for number in range(50)}
+    (checkpoint_folder / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(ExportError, match="another model"):
         export(checkpoint_folder, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 5.0, "top_p": 1.0}, {"temperature": 0}, {"regex": "[a-z ]+"}], ids=str
+)
+def test_rows_beyond_the_tokenizer_are_never_drawn(options, tmp_path):
+    """A table of 5,000 rows for a tokenizer of a few hundred: nearly every row has no text."""
+    if "regex" in options:
+        pytest.importorskip("llguidance")
+    make_checkpoint(tmp_path / "padded", {"vocab_size": 5000, "bos_token_id": 0, "eos_token_id": 0})
+    tokenizer = make_tokenizer()
+    tokenizer.save(str(tmp_path / "padded" / "tokenizer.json"))
+    export(tmp_path / "padded", tmp_path / "bundle", "fp32")
+    model = LanguageModel.load(tmp_path / "bundle")
+    for seed in range(3):
+        result = model.generate("a", SamplingOptions(seed=seed, max_new_tokens=30, stop_token_ids=(), **options))
+        assert result.new_tokens > 1
+        assert max(result.token_ids) < tokenizer.get_vocab_size()
+    with pytest.raises(PromptError, match=r"0\.\.4999"):
+        model.generate([5000])
+
+
+def test_a_token_added_to_the_tokenizer_alone_runs_and_cannot_be_fed(checkpoint_folder, tmp_path):
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens([f"<|added {number}|>" for number in range(VOCAB_SIZE)])
+    tokenizer.save(str(checkpoint_folder / "tokenizer.json"))
+    export(checkpoint_folder, tmp_path / "bundle", "fp32")
+    model = LanguageModel.load(tmp_path / "bundle")
+    assert model.generate("a", SamplingOptions(max_new_tokens=3, stop_token_ids=())).new_tokens == 3
+    with pytest.raises(PromptError, match=r"added to the tokenizer and not to the model"):
+        model.generate(f"a<|added {VOCAB_SIZE - 1}|>")
 
 
 def test_what_is_no_bundle_is_never_replaced(checkpoint_folder, tmp_path):
