@@ -12,8 +12,8 @@ from itertools import pairwise
 
 # Rows of a block of queries are a multiple of this.
 ATTENTION_BLOCK = 16
-# A small chunk is a multiple of this.
-SMALLEST_CHUNK = 8
+# A small chunk is a multiple of this: two rows do not round as one does.
+SMALLEST_CHUNK = 2
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ChunkRule:
             return total
         if stop >= total and start % ATTENTION_BLOCK == 0 and total % ATTENTION_BLOCK != 1:
             return total
-        return min(stop, tail)
+        return tail if tail - stop < SMALLEST_CHUNK else stop
 
     def bounds(self, total: int) -> list[int]:
         """Where the whole chunks of `total` new tokens begin, and where the last one ends."""

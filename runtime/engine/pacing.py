@@ -1,15 +1,23 @@
-"""How much of a prompt may run between two steps of sequences that decode, so that nobody waits long for a token."""
+"""How much of a prompt may run between two steps of sequences that decode, so that nobody waits long for a token.
+
+What a chunk costs depends on the machine and the depth, and is not proportional to its length: a pass reads all weights
+and the whole cache for two tokens as for twenty. So nothing is predicted: chunks shrink when one took too long, and grow
+again while they do not.
+"""
 
 from __future__ import annotations
 
-# Until the first chunk is measured: what costs about two steps of four rows on two cores.
+# About two steps of four rows on two cores.
 FIRST_BUDGET_TOKENS = 16
-# What one more measurement counts beside those before it.
+LEAST_BUDGET_TOKENS = 2
+# What one more step counts beside those before it.
 NEWEST = 0.25
+# The most that a budget changes after one chunk: at once down, slowly up.
+SHRINK, GROW = 0.5, 1.2
 
 
 class Pacing:
-    """Measures steps and chunks as they run.
+    """Measures steps and the chunks between them.
 
     Args:
         max_pause_steps: a chunk should take about this many steps at most.
@@ -18,24 +26,22 @@ class Pacing:
     def __init__(self, max_pause_steps: float) -> None:
         self._max_pause_steps = max_pause_steps
         self._step_seconds: float | None = None
-        self._token_seconds: float | None = None  # of a prompt's token, in chunks as they were lately
+        self._budget = float(FIRST_BUDGET_TOKENS)
 
     @property
     def budget_tokens(self) -> int:
         """Tokens of a prompt that may run now."""
-        if self._step_seconds is None or not self._token_seconds:
-            return FIRST_BUDGET_TOKENS
-        return int(self._max_pause_steps * self._step_seconds / self._token_seconds)
+        return int(self._budget)
 
     def decoded(self, seconds: float) -> None:
         """A step took this long."""
-        self._step_seconds = _smoothed(self._step_seconds, seconds)
+        before = self._step_seconds
+        self._step_seconds = seconds if before is None else (1 - NEWEST) * before + NEWEST * seconds
 
-    def prefilled(self, tokens: int, seconds: float) -> None:
-        """A chunk took this long."""
-        if tokens > 0:
-            self._token_seconds = _smoothed(self._token_seconds, seconds / tokens)
-
-
-def _smoothed(before: float | None, now: float) -> float:
-    return now if before is None else (1 - NEWEST) * before + NEWEST * now
+    def paused(self, tokens: int, seconds: float) -> None:
+        """A chunk of this many tokens took this long."""
+        if self._step_seconds is None:
+            return
+        change = self._max_pause_steps * self._step_seconds / max(seconds, 1e-9)
+        if change < 1 or tokens >= self.budget_tokens:  # a prompt's last tokens tell nothing of a longer chunk
+            self._budget = max(LEAST_BUDGET_TOKENS, self._budget * min(GROW, max(SHRINK, change)))

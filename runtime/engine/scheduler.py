@@ -260,8 +260,8 @@ class Scheduler:
             logits = self._prefill_session.forward(new_ids[start:end], cache)
         except (BundleError, OptionError, PromptError) as error:
             return [_failed(sequence, error)]
-        if self._pacing is not None:
-            self._pacing.prefilled(end - start, time.perf_counter() - started)
+        if self._pacing is not None and budget is not None:
+            self._pacing.paused(end - start, time.perf_counter() - started)
         return [sequence.take(logits[0])] if end == len(new_ids) else []
 
     def _begin(self, sequence: Sequence) -> KVCache:

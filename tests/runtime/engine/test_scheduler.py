@@ -159,7 +159,7 @@ class Pace:
     def decoded(self, seconds):
         pass
 
-    def prefilled(self, tokens, seconds):
+    def paused(self, tokens, seconds):
         pass
 
 
