@@ -25,6 +25,9 @@ NAMES = (
     "min_new_tokens",
     "max_new_tokens",
 )
+KINDS = {option.name: option.metadata["kind"] for option in fields(SamplingOptions)}
+# Those that greedy decoding does not read.
+OF_DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 LENGTHS = ("min_new_tokens", "max_new_tokens")
 GREEDY = {"temperature": 0.0}
 
@@ -32,9 +35,10 @@ GREEDY = {"temperature": 0.0}
 def generation_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     """Options of SamplingOptions by name, for those that the file sets; null leaves an option unset.
 
-    `do_sample: false` is greedy whatever the temperature, as in transformers. Where `do_sample` is absent, a stored
-    temperature counts: its author would not have stored it otherwise. `max_length`, of prompt and output together,
-    counts where `max_new_tokens` is absent. Lengths are of the type DefaultLength.
+    `do_sample: false` is greedy whatever the temperature, as in transformers, and a value for drawing that is out of
+    its range is then left out. Where `do_sample` is absent, a stored temperature counts: its author would not have
+    stored it otherwise. `max_length`, of prompt and output together, counts where `max_new_tokens` is absent. Lengths
+    are of the type DefaultLength.
 
     Args:
         config: the content of `generation_config.json`.
@@ -42,21 +46,24 @@ def generation_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         BundleError: a value of another type, or outside its range; it names the file.
     """
-    kinds = {option.name: option.metadata["kind"] for option in fields(SamplingOptions)}
-    defaults = {name: _number(config, name, kinds[name]) for name in NAMES if config.get(name) is not None}
-    try:
-        SamplingOptions(**defaults)
-    except OptionError as error:
-        raise BundleError(f"{FILE}: {error}") from None
+    do_sample = config.get("do_sample")
+    if not isinstance(do_sample, bool | None):
+        raise BundleError(f"{FILE}: do_sample must be true or false, not {do_sample!r}")
+    defaults: dict[str, Any] = {}
+    for name in NAMES:
+        if config.get(name) is None:
+            continue
+        try:
+            defaults[name] = _option(config, name)
+        except BundleError:
+            if do_sample is not False or name not in OF_DRAWING:
+                raise
     defaults |= {name: DefaultLength(defaults[name]) for name in LENGTHS if name in defaults}
     if "max_new_tokens" not in defaults and config.get("max_length") is not None:
         max_length = _number(config, "max_length", int)
         if max_length < 1:
             raise BundleError(f"{FILE}: max_length must be at least 1, not {max_length}")
         defaults["max_new_tokens"] = DefaultLength(max_length, counts_prompt=True)
-    do_sample = config.get("do_sample")
-    if not isinstance(do_sample, bool | None):
-        raise BundleError(f"{FILE}: do_sample must be true or false, not {do_sample!r}")
     return defaults | GREEDY if do_sample is False else defaults
 
 
@@ -95,6 +102,16 @@ def special_token_ids(
             "resize the model's embeddings to the tokenizer"
         )
     return ids
+
+
+def _option(config: Mapping[str, Any], name: str) -> Any:
+    """An option's value, of its type and within its range; anything else is a BundleError."""
+    value = _number(config, name, KINDS[name])
+    try:
+        SamplingOptions(**{name: value})
+    except OptionError as error:
+        raise BundleError(f"{FILE}: {error}") from None
+    return value
 
 
 def _number(config: Mapping[str, Any], name: str, kind: type) -> Any:

@@ -27,6 +27,7 @@ SMOLLM2_INSTRUCT = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "tr
         ({"do_sample": None, "temperature": None, "top_k": None}, {}),
         ({"temperature": 1, "min_p": 0.05, "top_k": 0}, {"temperature": 1.0, "min_p": 0.05, "top_k": 0}),
         ({"num_beams": 4, "top_h": 0.3}, {}),
+        ({"do_sample": False, "top_p": 0.0, "top_k": -1, "temperature": -1.0}, {"temperature": 0.0}),
         ({"max_length": 4096}, {"max_new_tokens": 4096}),
         ({"max_length": 4096, "max_new_tokens": 64}, {"max_new_tokens": 64}),
         ({"max_length": None}, {}),
@@ -73,6 +74,12 @@ def test_effective_defaults_are_those_transformers_reads(stored, broken_bundle):
     defaults = Bundle.open(broken_bundle).generation_defaults
     assert defaults == expected
     assert ("max_length" in stored_defaults(defaults)) == (theirs.max_length is not None)
+
+
+@pytest.mark.parametrize("name", ["repetition_penalty", "min_new_tokens", "max_length"])
+def test_what_greedy_decoding_reads_is_checked_without_sampling(name):
+    with pytest.raises(BundleError, match=f"{name} must be"):
+        generation_defaults({"do_sample": False, name: -1})
 
 
 @pytest.mark.parametrize(
