@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -29,7 +29,8 @@ EXAMPLES = [
     "The big dog and the small cat were friends. They",
     "In the forest, a bird found a shiny",
 ]
-# Of each sampling option that has a slider: label, least, most, step. Default and meaning are the runtime's.
+# Of each sampling option that has a slider: label, least, most, step. The meaning is the runtime's, the default the
+# model's own or else the runtime's.
 SLIDERS = {
     "temperature": ("Temperature", 0, 2, 0.05),
     "top_k": ("Top-k", 0, 200, 1),
@@ -99,7 +100,8 @@ def continue_text(
 ) -> Iterator[Update]:
     """What the page shows while it generates. A visitor's mistake becomes the status line."""
     try:
-        options = SamplingOptions(
+        options = replace(
+            SamplingOptions(**models.bundle.generation_defaults),
             max_new_tokens=max_new_tokens,
             stop_strings=split_stop_strings(stop_strings),
             seed=parse_seed(seed),
@@ -153,11 +155,15 @@ def _writing() -> Writing:
 
 def _controls(models: Models, precision: str) -> Controls:
     context = models.bundle.shape.max_position_embeddings
-    default = SamplingOptions()
+    default = SamplingOptions(**models.bundle.generation_defaults)
     choices = [(f"{name} · {render.size(models.bundle.file_bytes(name))}", name) for name in models.bundle.precisions]
     chosen = gr.Dropdown(choices, value=precision, label="Precision", elem_id="precision")
     max_new_tokens = gr.Slider(
-        1, context - 1, value=min(DEFAULT_MAX_NEW_TOKENS, context - 1), step=1, label="Max new tokens"
+        1,
+        context - 1,
+        value=min(default.max_new_tokens or DEFAULT_MAX_NEW_TOKENS, context - 1),
+        step=1,
+        label="Max new tokens",
     )
     temperature = _slider("temperature", default)
     seed = gr.Textbox(
@@ -177,7 +183,8 @@ def _controls(models: Models, precision: str) -> Controls:
 
 def _slider(name: str, default: SamplingOptions) -> gr.Slider:
     label, least, most, step = SLIDERS[name]
-    return gr.Slider(least, most, value=getattr(default, name), step=step, label=label, info=meaning(name))
+    value = min(max(getattr(default, name), least), most)
+    return gr.Slider(least, most, value=value, step=step, label=label, info=meaning(name))
 
 
 def _connect(models: Models, writing: Writing, controls: Controls) -> None:

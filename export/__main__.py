@@ -137,12 +137,13 @@ def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = commands.add_parser(
         "inspect",
         help="what is in a bundle, and is it whole?",
-        description="Show a bundle's precisions and parameters, and check every file against the manifest's SHA-256.",
+        description="Show a bundle's precisions and parameters, the sampling defaults that its generation_config.json "
+        "sets, and check every file against the manifest's SHA-256.",
         epilog="example:\n  python -m export inspect bundles/demo",
         formatter_class=RAW,
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, or its Hub id")
-    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    parser.add_argument("--json", action="store_true", help="print the manifest as JSON, with `sampling_defaults`")
 
 
 def _add_text(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,8 @@ from export.comparison.results import Comparison
 from export.errors import ExportError
 from export.manifest import check_files, describe, read_manifest
 from runtime.bundle import Bundle
+from runtime.generation_config import FILE as GENERATION_CONFIG
+from runtime.generation_config import stored_defaults
 from runtime.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -90,13 +92,17 @@ def push(args: argparse.Namespace) -> None:
 
 
 def inspect(args: argparse.Namespace) -> None:
-    """The manifest, checked against the files."""
+    """The manifest, checked against the files, and the sampling defaults of the bundle."""
     bundle = Bundle.open(args.bundle)
     manifest = read_manifest(bundle.folder)
     for precision in bundle.precisions:
         bundle.model_file(precision)  # of a bundle on the Hub, a graph is downloaded when it is asked for
     check_files(bundle.folder, manifest)
-    print(json.dumps(manifest) if args.json else describe(manifest))
+    if args.json:
+        options = stored_defaults(bundle.generation_defaults)
+        print(json.dumps(manifest | {"sampling_defaults": {"file": GENERATION_CONFIG, "options": options}}))
+    else:
+        print(describe(manifest, bundle.generation_defaults))
 
 
 def _compare(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from export.errors import ExportError
 from runtime.bundle import MANIFEST, read_json
+from runtime.generation_config import FILE as GENERATION_CONFIG
+from runtime.generation_config import stored_defaults
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -39,14 +42,20 @@ def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
     return [name for name, entry in manifest["files"].items() if _sha256(folder / name) != entry["sha256"]]
 
 
-def describe(manifest: dict[str, Any]) -> str:
-    """The manifest for a person."""
+def describe(manifest: dict[str, Any], defaults: Mapping[str, Any]) -> str:
+    """The manifest for a person, and the sampling defaults that the bundle brings."""
     lines = [f"from {manifest['source']}, {manifest['parameters']['total']:,} parameters; all files are whole"]
     names = max(map(len, manifest["precisions"]))
     files = max(len(entry["file"]) for entry in manifest["precisions"].values())
     for name, entry in manifest["precisions"].items():
         share = f"{entry['int8_weight_fraction']:.1%} of the weights read are int8"
         lines.append(f"{name:<{names}} {entry['file']:<{files}} {entry['file_bytes'] / 1e6:>8.1f} MB  {share}")
+    stored = ", ".join(f"{name} {value}" for name, value in stored_defaults(defaults).items())
+    lines.append(
+        f"sampling defaults in {GENERATION_CONFIG}: {stored}; the runtime's own for the rest"
+        if stored
+        else f"no sampling defaults in {GENERATION_CONFIG}: the runtime's own count"
+    )
     return "\n".join(lines)
 
 

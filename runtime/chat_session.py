@@ -13,8 +13,9 @@ from runtime.engine.sequence import DEFAULT_MAX_NEW_TOKENS
 from runtime.errors import OptionError, PromptError
 from runtime.generation.text_delta import TextDelta
 from runtime.generation.text_stream import IsCancelled, TextStream
+from runtime.generation_config import FILE as GENERATION_CONFIG
 from runtime.language_model import LanguageModel
-from runtime.sampling.options import SamplingOptions
+from runtime.sampling.options import DefaultLength, SamplingOptions
 from runtime.text.chat_template import Message
 
 ContextPolicy = Literal["error", "drop_oldest"]
@@ -77,13 +78,14 @@ class ChatSession:
             ChatTemplateError: the template refuses the messages.
         """
         self._end_answer()
-        sampling = sampling or SamplingOptions()
+        if sampling is None:
+            sampling = self._model.default_sampling
         messages = [*self.messages, {"role": "user", "content": question}]
         text, prompt_ids = self._prompt(messages)
         kept = messages
         if self._policy == "drop_oldest" and not self._fits(prompt_ids, sampling):
             kept, text, prompt_ids = self._without_the_oldest(messages, sampling)
-        if len(prompt_ids) + (sampling.max_new_tokens or 1) > self._context:
+        if len(prompt_ids) + (_asked_tokens(sampling) or 1) > self._capacity(sampling):
             raise self._too_long(kept, len(prompt_ids), sampling)
         stream = self._model.start(prompt_ids, sampling, is_cancelled=is_cancelled, cache=self._cache)
         self.dropped_messages = len(messages) - len(kept)
@@ -125,15 +127,23 @@ class ChatSession:
 
     def _fits(self, prompt_ids: list[int], sampling: SamplingOptions) -> bool:
         """Whether there is room for the answer: as long as asked for, or a quarter of the context."""
-        room = sampling.max_new_tokens or min(DEFAULT_MAX_NEW_TOKENS, self._context // 4)
-        return len(prompt_ids) + room <= self._context
+        capacity = self._capacity(sampling)
+        room = _asked_tokens(sampling) or min(DEFAULT_MAX_NEW_TOKENS, capacity // 4)
+        return len(prompt_ids) + room <= capacity
+
+    def _capacity(self, sampling: SamplingOptions) -> int:
+        """How many tokens question and answer may have together: the context, or the model's own max_length."""
+        length = sampling.max_new_tokens
+        return length.capacity(self._context) if isinstance(length, DefaultLength) else self._context
 
     def _too_long(self, messages: list[Message], prompt_tokens: int, sampling: SamplingOptions) -> PromptError:
-        answer = f" and the answer may take {sampling.max_new_tokens}" if sampling.max_new_tokens else ""
+        asked, capacity = _asked_tokens(sampling), self._capacity(sampling)
+        limit = "context" if capacity == self._context else f"max_length ({GENERATION_CONFIG})"
+        answer = f" and the answer may take {asked}" if asked else ""
         has_answers = any(message["role"] == "assistant" for message in messages)
         remedy = "begin anew, or let the oldest messages go (drop_oldest)" if has_answers else "shorten the question"
         return PromptError(
-            f"the conversation has {prompt_tokens} tokens{answer}; the model's context is {self._context}: {remedy}"
+            f"the conversation has {prompt_tokens} tokens{answer}; the model's {limit} is {capacity}: {remedy}"
         )
 
     def _without_the_oldest(
@@ -144,7 +154,13 @@ class ChatSession:
         turns = messages[len(system) :]
         while True:
             text, prompt_ids = self._prompt([*system, *turns])
-            is_half_free = len(prompt_ids) <= self._context // 2 and self._fits(prompt_ids, sampling)
+            is_half_free = len(prompt_ids) <= self._capacity(sampling) // 2 and self._fits(prompt_ids, sampling)
             if len(turns) == 1 or is_half_free:
                 return [*system, *turns], text, prompt_ids
             turns = turns[2:]  # a question and its answer
+
+
+def _asked_tokens(sampling: SamplingOptions) -> int | None:
+    """The length that the caller asks for; the model's own is cut to what there is room for."""
+    length = sampling.max_new_tokens
+    return None if isinstance(length, DefaultLength) else length

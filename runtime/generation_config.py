@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 from runtime.errors import BundleError, OptionError
-from runtime.sampling.options import SamplingOptions
+from runtime.sampling.options import DefaultLength, SamplingOptions
 
 FILE = "generation_config.json"
 # Options that have transformers' names and meanings.
@@ -25,14 +25,20 @@ NAMES = (
     "min_new_tokens",
     "max_new_tokens",
 )
+KINDS = {option.name: option.metadata["kind"] for option in fields(SamplingOptions)}
+# Those that greedy decoding does not read.
+OF_DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+LENGTHS = ("min_new_tokens", "max_new_tokens")
 GREEDY = {"temperature": 0.0}
 
 
 def generation_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     """Options of SamplingOptions by name, for those that the file sets; null leaves an option unset.
 
-    `do_sample: false` is greedy whatever the temperature, as in transformers. Where `do_sample` is absent, a stored
-    temperature counts: its author would not have stored it otherwise.
+    `do_sample: false` is greedy whatever the temperature, as in transformers, and a value for drawing that is out of
+    its range is then left out. Where `do_sample` is absent, a stored temperature counts: its author would not have
+    stored it otherwise. `max_length`, of prompt and output together, counts where `max_new_tokens` is absent. Lengths
+    are of the type DefaultLength.
 
     Args:
         config: the content of `generation_config.json`.
@@ -40,26 +46,33 @@ def generation_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         BundleError: a value of another type, or outside its range; it names the file.
     """
-    kinds = {option.name: option.metadata["kind"] for option in fields(SamplingOptions)}
-    defaults = {}
-    for name in NAMES:
-        value = config.get(name)
-        if value is None:
-            continue
-        allowed = (int, float) if kinds[name] is float else (int,)
-        if isinstance(value, bool) or not isinstance(value, allowed):
-            raise BundleError(
-                f"{FILE}: {name} must be {'a number' if float in allowed else 'an integer'}, not {value!r}"
-            )
-        defaults[name] = kinds[name](value)
-    try:
-        SamplingOptions(**defaults)
-    except OptionError as error:
-        raise BundleError(f"{FILE}: {error}") from None
     do_sample = config.get("do_sample")
     if not isinstance(do_sample, bool | None):
         raise BundleError(f"{FILE}: do_sample must be true or false, not {do_sample!r}")
+    defaults: dict[str, Any] = {}
+    for name in NAMES:
+        if config.get(name) is None:
+            continue
+        try:
+            defaults[name] = _option(config, name)
+        except BundleError:
+            if do_sample is not False or name not in OF_DRAWING:
+                raise
+    defaults |= {name: DefaultLength(defaults[name]) for name in LENGTHS if name in defaults}
+    if "max_new_tokens" not in defaults and config.get("max_length") is not None:
+        max_length = _number(config, "max_length", int)
+        if max_length < 1:
+            raise BundleError(f"{FILE}: max_length must be at least 1, not {max_length}")
+        defaults["max_new_tokens"] = DefaultLength(max_length, counts_prompt=True)
     return defaults | GREEDY if do_sample is False else defaults
+
+
+def stored_defaults(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What `generation_defaults` found, as JSON values, under the names that the file has for them."""
+    return {
+        "max_length" if isinstance(value, DefaultLength) and value.counts_prompt else name: value
+        for name, value in defaults.items()
+    }
 
 
 def special_token_ids(
@@ -89,3 +102,21 @@ def special_token_ids(
             "resize the model's embeddings to the tokenizer"
         )
     return ids
+
+
+def _option(config: Mapping[str, Any], name: str) -> Any:
+    """An option's value, of its type and within its range; anything else is a BundleError."""
+    value = _number(config, name, KINDS[name])
+    try:
+        SamplingOptions(**{name: value})
+    except OptionError as error:
+        raise BundleError(f"{FILE}: {error}") from None
+    return value
+
+
+def _number(config: Mapping[str, Any], name: str, kind: type) -> Any:
+    """A number of the file. Raises BundleError for any other type."""
+    value, allowed = config[name], (int, float) if kind is float else (int,)
+    if isinstance(value, bool) or not isinstance(value, allowed):
+        raise BundleError(f"{FILE}: {name} must be {'a number' if float in allowed else 'an integer'}, not {value!r}")
+    return kind(value)

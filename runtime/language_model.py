@@ -66,7 +66,7 @@ class LanguageModel:
     @classmethod
     def load(
         cls,
-        path_or_hub_id: str | Path,
+        source: str | Path | Bundle,
         *,
         precision: str | None = None,
         prefill_precision: str | None = None,
@@ -79,7 +79,7 @@ class LanguageModel:
         """Open a bundle.
 
         Args:
-            path_or_hub_id: a local folder or a Hub id.
+            source: a local folder, a Hub id, or a bundle that is open already.
             precision: "int8", "q8", "fp32", ...; None for the best that is there (int8 first).
             prefill_precision: another one that runs prompts, over the same cache; "q8" ("q8-kv8" before "int8-kv8") is
                 fastest at many tokens at once, at the price of a second set of weights in memory.
@@ -98,7 +98,7 @@ class LanguageModel:
             OptionError: it lacks the precision, threads < 1, cached_prompts < 0, the two precisions do not go together,
                 q8 cannot be batch-invariant, or prompt lookup could change tokens.
         """
-        bundle = Bundle.open(path_or_hub_id, revision=revision)
+        bundle = source if isinstance(source, Bundle) else Bundle.open(source, revision=revision)
         tokenizer = Tokenizer(bundle)
         session = DecoderSession(
             bundle, precision or bundle.default_precision, threads=threads, batch_invariant=batch_invariant
@@ -134,7 +134,7 @@ class LanguageModel:
 
         Args:
             prompt: text, or token ids. An empty text starts from the BOS token.
-            sampling: how tokens are drawn and when the text ends; None for the defaults of SamplingOptions.
+            sampling: how tokens are drawn and when the text ends; None for `default_sampling`.
             logits_processors: one's own, run in order after those of the options.
             is_cancelled: asked before every token and every chunk of a long prompt, such as the `is_set` of a
                 threading.Event; once it says yes, the stream ends with the finish reason "cancelled".
@@ -207,6 +207,15 @@ class LanguageModel:
         return TextScore(text_ids, logprobs)
 
     @cached_property
+    def default_sampling(self) -> SamplingOptions:
+        """What `generation_config.json` sets, and the defaults of SamplingOptions for the rest.
+
+        A length of the file that does not fit is cut; one that the caller sets, as in
+        `dataclasses.replace(model.default_sampling, max_new_tokens=64)`, is an OptionError.
+        """
+        return SamplingOptions(**self.bundle.generation_defaults)
+
+    @cached_property
     def chat_template(self) -> ChatTemplate:
         """The bundle's chat template. Raises ChatTemplateError where there is none."""
         return ChatTemplate(self.bundle)
@@ -245,7 +254,7 @@ class LanguageModel:
             self.session.shape,
             self.tokenizer,
             prompt_ids,
-            sampling or SamplingOptions(),
+            self.default_sampling if sampling is None else sampling,
             stop_token_ids=self.bundle.eos_token_ids,
             vocabulary=lambda: self._vocabulary,
             logits_processors=logits_processors,

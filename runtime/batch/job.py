@@ -13,7 +13,7 @@ from runtime.batch.parquet_output import write_parquet
 from runtime.batch.reading import BatchInput
 from runtime.bundle import MANIFEST, Bundle
 from runtime.errors import BatchError
-from runtime.sampling.options import SamplingOptions
+from runtime.sampling.options import DefaultLength, SamplingOptions
 
 
 def describe_job(source: BatchInput, bundle: Bundle, precision: str, sampling: SamplingOptions) -> dict[str, Any]:
@@ -27,6 +27,9 @@ def describe_job(source: BatchInput, bundle: Bundle, precision: str, sampling: S
     options["logit_bias"] = {str(token_id): str(bias) for token_id, bias in sampling.logit_bias.items()}
     for name in ("stop_strings", "stop_token_ids"):
         options[name] = None if options[name] is None else list(options[name])
+    for name, value in options.items():  # cut where there is no room, unlike the same number on the command line
+        if isinstance(value, DefaultLength):
+            options[name] = {"default": value, "counts_prompt": value.counts_prompt}
     return {
         "input_sha256": source.sha256,
         "model_sha256": _model_sha256(bundle, graph),

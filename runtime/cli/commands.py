@@ -30,8 +30,9 @@ DEFAULT_BENCH_PROMPT_TOKENS, DEFAULT_BENCH_NEW_TOKENS = 512, 64
 
 def generate(args: argparse.Namespace) -> None:
     """Continue a text: as it comes on stdout, or as one JSON object."""
-    sampling = sampling_options(args)
-    model = _load_for_texts(args)
+    bundle = Bundle.open(args.bundle, revision=args.revision)
+    sampling = sampling_options(args, bundle.generation_defaults)
+    model = _load_for_texts(bundle, args)
     prompt = _read_prompt(args.prompt)
     prompt_ids = model.tokenizer.encode_prompt(prompt)
     stream = model.stream(prompt_ids, sampling)
@@ -54,8 +55,9 @@ def generate(args: argparse.Namespace) -> None:
 
 def chat(args: argparse.Namespace) -> None:
     """A conversation on the terminal; each question is prefilled alone, on top of what was said before."""
-    sampling = sampling_options(args)
-    session = ChatSession(_load_for_texts(args), system=args.system, context_policy=args.context_policy)
+    bundle = Bundle.open(args.bundle, revision=args.revision)
+    sampling = sampling_options(args, bundle.generation_defaults)
+    session = ChatSession(_load_for_texts(bundle, args), system=args.system, context_policy=args.context_policy)
     ChatConsole(session, sampling, args.system).run()
 
 
@@ -90,14 +92,14 @@ def perplexity(args: argparse.Namespace) -> None:
 
 def batch(args: argparse.Namespace) -> None:
     """A file of prompts: a line out for each line in, in order."""
-    sampling = sampling_options(args)
     bundle = Bundle.open(args.bundle, revision=args.revision)
+    sampling = sampling_options(args, bundle.generation_defaults)
     with open_input(args.prompts) as source:
         job = describe_job(source, bundle, args.precision or bundle.default_precision, sampling)
         with open_output(args.out, args.prompts, source, job, overwrite=args.overwrite) as output:
             was_finished = output.is_finished
             if not was_finished:
-                worker = BatchWorker(_load(args), sampling, batch_size=args.batch_size)
+                worker = BatchWorker(_load(bundle, args), sampling, batch_size=args.batch_size)
                 results, left = worker.run(source.lines(output.done)), source.count - output.done
                 for result in progress_bar(results, description="batch", unit="lines", total=left):
                     output.write(result)
@@ -108,14 +110,13 @@ def batch(args: argparse.Namespace) -> None:
     print(f"{where}{output.done:,} lines, none failed", file=sys.stderr)
 
 
-def _load(args: argparse.Namespace, **options: Any) -> LanguageModel:
-    return LanguageModel.load(
-        args.bundle, precision=args.precision, threads=args.threads, revision=args.revision, **options
-    )
+def _load(bundle: Bundle, args: argparse.Namespace, **options: Any) -> LanguageModel:
+    return LanguageModel.load(bundle, precision=args.precision, threads=args.threads, **options)
 
 
-def _load_for_texts(args: argparse.Namespace) -> LanguageModel:
+def _load_for_texts(bundle: Bundle, args: argparse.Namespace) -> LanguageModel:
     return _load(
+        bundle,
         args,
         prefill_precision=args.prefill_precision,
         prompt_lookup=args.prompt_lookup,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
+from runtime import generation_config
 from runtime.errors import OptionError
-from runtime.sampling.options import SamplingOptions, meaning
+from runtime.sampling.options import SamplingOptions
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,11 +20,15 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         kind = option.metadata["kind"]
         number = {"type": kind, "metavar": "N" if kind is int else "X"}
         name, settings = SPECIAL.get(option.name) or (option.name.replace("_", "-"), number)
-        parser.add_argument(f"--{name}", dest=option.name, help=_help(option.name), **settings)
+        parser.add_argument(f"--{name}", dest=option.name, help=_help(option), **settings)
 
 
-def sampling_options(args: argparse.Namespace) -> SamplingOptions:
-    """The options that were given. Raises OptionError where they contradict each other or lie outside their range."""
+def sampling_options(args: argparse.Namespace, defaults: Mapping[str, Any]) -> SamplingOptions:
+    """The options that were given, over the model's own defaults.
+
+    Raises:
+        OptionError: options that contradict each other or lie outside their range.
+    """
     given = {
         option.name: value for option in fields(SamplingOptions) if (value := getattr(args, option.name)) is not None
     }
@@ -34,7 +40,7 @@ def sampling_options(args: argparse.Namespace) -> SamplingOptions:
         given["logit_bias"] = dict(given["logit_bias"])
     if "json_schema" in given:
         given["json_schema"] = _read(given["json_schema"])
-    return SamplingOptions(**given)
+    return SamplingOptions(**{**defaults, **given})
 
 
 def _bias(text: str) -> tuple[int, float]:
@@ -55,13 +61,20 @@ SPECIAL: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def _help(name: str) -> str:
-    text, default = meaning(name), getattr(SamplingOptions(), name)
-    if SPECIAL.get(name, ("", {}))[1].get("action") == "append":
-        text += " (repeatable)"
-    elif isinstance(default, (int, float)):
-        text += f" (default {default})"
-    return text.replace("%", "%%")
+def _help(option: Field[Any]) -> str:
+    """The meaning, whether the option may be given again, and where its default comes from."""
+    notes, unset = [], option.metadata["unset"]
+    if SPECIAL.get(option.name, ("", {}))[1].get("action") == "append":
+        notes.append("repeatable")
+    if option.name in generation_config.NAMES:
+        own = f"default: the model's own ({generation_config.FILE}), else"
+        notes.append(f"{own} {unset or option.default}")
+    elif unset:
+        notes.append(f"default: {unset}")
+    elif isinstance(option.default, (int, float)):
+        notes.append(f"default {option.default}")
+    text = option.metadata["meaning"]
+    return (f"{text} ({'; '.join(notes)})" if notes else text).replace("%", "%%")
 
 
 def _read(path: str) -> str:

@@ -12,7 +12,7 @@ from runtime.generation.text_delta import TextDelta
 from runtime.sampling.constraint import Constraint, GrammarVocabulary
 from runtime.sampling.logits_processors import LogitsProcessor, make_logits_processors
 from runtime.sampling.logprobs import SampledToken
-from runtime.sampling.options import SamplingOptions
+from runtime.sampling.options import DefaultLength, SamplingOptions
 from runtime.sampling.sampler import make_sampler
 from runtime.text.text_assembler import TextAssembler
 from runtime.text.tokenizer import Tokenizer
@@ -126,10 +126,18 @@ def _context(tokenizer: Tokenizer, prompt_ids: Sequence[int], constraint: Constr
 
 
 def _limit(shape: ModelShape, options: SamplingOptions, prompt_tokens: int, stop_token_ids: frozenset[int]) -> int:
-    """How many tokens may come. Raises OptionError where the options do not fit the model or each other."""
+    """How many tokens may come.
+
+    Raises:
+        OptionError: the options do not fit the model or each other.
+        PromptError: the prompt leaves no room for a token.
+    """
     if not all(0 <= token_id < shape.vocab_size for token_id in stop_token_ids):
         raise OptionError(f"stop_token_ids must lie in 0..{shape.vocab_size - 1}")
-    limit = new_token_limit(shape, prompt_tokens, options.max_new_tokens)
-    if options.min_new_tokens > limit:
+    asked = options.max_new_tokens
+    limit = new_token_limit(shape, prompt_tokens, None if isinstance(asked, DefaultLength) else asked)
+    if isinstance(asked, DefaultLength):
+        limit = asked.new_tokens(prompt_tokens, shape.max_position_embeddings)
+    if options.min_new_tokens > limit and not isinstance(options.min_new_tokens, DefaultLength):
         raise OptionError(f"min_new_tokens {options.min_new_tokens} is more than the {limit} that may come")
     return limit

@@ -8,11 +8,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Self
 
-from runtime.errors import OptionError
+from runtime.errors import OptionError, PromptError
 
 INFINITY = float("inf")
+
+
+class DefaultLength(int):
+    """A `max_new_tokens` or `min_new_tokens` that the model brings, and not the caller.
+
+    An explicit number that cannot be met is an error; this one is cut to what there is room for.
+
+    Attributes:
+        counts_prompt: the number is transformers' `max_length`: of prompt and output together.
+    """
+
+    counts_prompt: bool
+
+    def __new__(cls, tokens: int, *, counts_prompt: bool = False) -> Self:
+        """A length of so many tokens."""
+        length = super().__new__(cls, tokens)
+        length.counts_prompt = counts_prompt
+        return length
+
+    def capacity(self, context: int) -> int:
+        """How many tokens prompt and output may have together in a context of so many."""
+        return min(self, context) if self.counts_prompt else context
+
+    def new_tokens(self, prompt_tokens: int, context: int) -> int:
+        """How many tokens may come after a prompt. Raises PromptError where it leaves no room for one."""
+        room = self.capacity(context) - prompt_tokens
+        if room < 1:
+            raise PromptError(
+                f"the prompt has {prompt_tokens} tokens and may have {self.capacity(context) - 1} at most, by "
+                f"max_length {self} of the model's generation_config.json: shorten it, or give max_new_tokens"
+            )
+        return room if self.counts_prompt else min(self, room)
 
 
 def _option(
@@ -22,6 +54,7 @@ def _option(
     holds: Callable[[Any], bool] | None = None,
     *,
     kind: type | None = None,
+    unset: str = "",
 ) -> Any:
     """A field with its default, and with the metadata that the command line and the app read.
 
@@ -31,8 +64,9 @@ def _option(
         allowed: the range in words.
         holds: the range as a test; NaN must fail it.
         kind: float or int for an option that is a number, and which the command line takes as such.
+        unset: what a default of None comes to, in words.
     """
-    metadata = {"meaning": meaning, "allowed": allowed, "holds": holds, "kind": kind}
+    metadata = {"meaning": meaning, "allowed": allowed, "holds": holds, "kind": kind, "unset": unset}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -108,17 +142,18 @@ class SamplingOptions:
     )
     max_new_tokens: int | None = _option(
         None,
-        "end after this many tokens; without it, after 256 or what the context has room for",
+        "end after this many tokens",
         "at least 1",
         lambda x: x is None or x >= 1,
         kind=int,
+        unset="256 or what the context has room for",
     )
     min_new_tokens: int = _option(
         0, "no stop token is drawn before this many tokens", "0 (off) or above", lambda x: x >= 0, kind=int
     )
     stop_strings: Sequence[str] = _option((), "end before this text, which is not part of the output")
     stop_token_ids: Sequence[int] | None = _option(
-        None, "end at this token, which is not part of the output; without it, at the bundle's end-of-text tokens"
+        None, "end at this token, which is not part of the output", unset="the bundle's end-of-text tokens"
     )
     json_schema: str | Mapping[str, Any] | bool | None = _option(None, "the output is JSON that this schema admits")
     regex: str | None = _option(None, "the output is matched by this regular expression, as a whole")

@@ -6,7 +6,7 @@ import asyncio
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
@@ -14,7 +14,7 @@ from app import render
 from app.models import Models
 from app.page import build_page, continue_text, split_stop_strings
 from runtime.engine.sequence import DEFAULT_MAX_NEW_TOKENS
-from runtime.sampling.options import SamplingOptions
+from runtime.sampling.options import DefaultLength, SamplingOptions
 
 HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(1)> & \"quoted\" 'single' ${1+1} {{value}}"
 
@@ -57,6 +57,24 @@ def test_controls_begin_with_the_runtimes_defaults(models: Models) -> None:
     context = models.bundle.shape.max_position_embeddings
     assert fn.inputs[2].value == min(DEFAULT_MAX_NEW_TOKENS, context - 1)
     assert fn.inputs[2].maximum == context - 1
+
+
+def test_controls_begin_with_the_models_own_defaults_within_range(models: Models) -> None:
+    stored = {"temperature": 3.5, "top_k": 20, "repetition_penalty": 0.5, "max_new_tokens": DefaultLength(5)}
+    models.bundle = replace(models.bundle, generation_defaults=stored)
+    fn = generate_event(models)
+    shown = {name: component.value for name, component in zip(fn.input_keyword_names, fn.inputs[6:], strict=True)}
+    assert (shown["temperature"], shown["top_k"], shown["repetition_penalty"]) == (2, 20, 1)
+    assert shown["top_p"] == SamplingOptions().top_p
+    assert fn.inputs[2].value == 5
+
+
+def test_what_has_no_slider_is_the_models_own(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    models.bundle = replace(models.bundle, generation_defaults={"min_new_tokens": DefaultLength(9), "top_k": 20})
+    asked = []
+    monkeypatch.setattr("app.page.stream", lambda _, request, __: asked.append(request.sampling) or iter(()))
+    list(continue_text(models, "The mouse", "int8", 5, "", "1", {"top_k": 3}, threading.Event()))
+    assert asked == [SamplingOptions(min_new_tokens=9, max_new_tokens=5, seed=1, top_k=3)]
 
 
 def test_every_value_that_a_slider_offers_is_one_that_the_runtime_takes(models: Models) -> None:

@@ -20,6 +20,7 @@ from runtime.errors import BundleError, PromptError
 from runtime.precisions import PRECISIONS
 from tests.export.graphs import make_checkpoint
 from tests.goldens.make_tiny_bundle import VOCAB_SIZE, make_tokenizer
+from tests.runtime.files import edit_json
 
 
 @pytest.fixture
@@ -240,6 +241,21 @@ def test_inspect_finds_one_changed_byte(checkpoint_folder, tmp_path, capsys):
     path.write_bytes(content)
     assert main(["inspect", str(out)]) == 1
     assert "model_int8.onnx" in capsys.readouterr().err
+
+
+def test_inspect_shows_sampling_defaults_and_their_file(checkpoint_folder, tmp_path, capsys):
+    out = tmp_path / "bundle"
+    export(checkpoint_folder, out, "fp32")
+    main(["inspect", str(out)])
+    assert "no sampling defaults in generation_config.json" in capsys.readouterr().out
+    edit_json(checkpoint_folder / "generation_config.json", do_sample=True, temperature=0.6, max_length=4096)
+    export(checkpoint_folder, out, "fp32")
+    main(["inspect", str(out)])
+    assert "sampling defaults in generation_config.json: temperature 0.6, max_length 4096;" in capsys.readouterr().out
+    main(["inspect", str(out), "--json"])
+    assert json.loads(capsys.readouterr().out) == read_manifest(out) | {
+        "sampling_defaults": {"file": "generation_config.json", "options": {"temperature": 0.6, "max_length": 4096}}
+    }
 
 
 def test_a_cut_off_graph_is_found_on_opening(checkpoint_folder, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from runtime import Bundle
 from runtime.errors import BundleError
-from runtime.generation_config import NAMES, generation_defaults
+from runtime.generation_config import NAMES, generation_defaults, stored_defaults
 from tests.runtime.files import edit_json
 
 SMOLLM2_INSTRUCT = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "transformers_version": "4.42.3"}
@@ -26,7 +26,11 @@ SMOLLM2_INSTRUCT = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "tr
         ({"do_sample": False, "temperature": 0.9, "top_p": 0.6}, {"temperature": 0.0, "top_p": 0.6}),
         ({"do_sample": None, "temperature": None, "top_k": None}, {}),
         ({"temperature": 1, "min_p": 0.05, "top_k": 0}, {"temperature": 1.0, "min_p": 0.05, "top_k": 0}),
-        ({"max_length": 4096, "num_beams": 4, "top_h": 0.3}, {}),
+        ({"num_beams": 4, "top_h": 0.3}, {}),
+        ({"do_sample": False, "top_p": 0.0, "top_k": -1, "temperature": -1.0}, {"temperature": 0.0}),
+        ({"max_length": 4096}, {"max_new_tokens": 4096}),
+        ({"max_length": 4096, "max_new_tokens": 64}, {"max_new_tokens": 64}),
+        ({"max_length": None}, {}),
     ],
 )
 def test_defaults_are_the_keys_that_the_author_set(config, expected):
@@ -46,6 +50,39 @@ def test_names_and_values_are_those_of_transformers(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "stored",
+    [
+        {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "repetition_penalty": 1.05},
+        {"do_sample": False, "temperature": 0.9},
+        {"do_sample": True, "min_p": 0.1, "typical_p": 0.5, "no_repeat_ngram_size": 3, "max_new_tokens": 7},
+        {"do_sample": True, "top_k": None, "temperature": 1},
+        {"max_length": 50},
+        SMOLLM2_INSTRUCT,
+    ],
+)
+def test_effective_defaults_are_those_transformers_reads(stored, broken_bundle):
+    transformers = pytest.importorskip("transformers")
+    edit_json(broken_bundle / "generation_config.json", **stored)
+    if "top_k" in stored:
+        (broken_bundle / "generation_config.json").write_text(json.dumps(stored))  # a null stays one
+    theirs = transformers.GenerationConfig.from_pretrained(broken_bundle)
+    expected = {name: value for name in NAMES if (value := getattr(theirs, name)) is not None}
+    if theirs.do_sample is False:
+        expected["temperature"] = 0
+    if theirs.max_new_tokens is None and theirs.max_length is not None:
+        expected["max_new_tokens"] = theirs.max_length
+    defaults = Bundle.open(broken_bundle).generation_defaults
+    assert defaults == expected
+    assert ("max_length" in stored_defaults(defaults)) == (theirs.max_length is not None)
+
+
+@pytest.mark.parametrize("name", ["repetition_penalty", "min_new_tokens", "max_length"])
+def test_what_greedy_decoding_reads_is_checked_without_sampling(name):
+    with pytest.raises(BundleError, match=f"{name} must be"):
+        generation_defaults({"do_sample": False, name: -1})
+
+
+@pytest.mark.parametrize(
     ("name", "value", "words"),
     [
         ("temperature", "hot", "temperature must be a number, not 'hot'"),
@@ -57,6 +94,8 @@ def test_names_and_values_are_those_of_transformers(tmp_path):
         ("top_p", [0.9], "top_p must be a number"),
         ("repetition_penalty", 0, "repetition_penalty must be above 0"),
         ("max_new_tokens", 0, "max_new_tokens must be at least 1"),
+        ("max_length", 0, "max_length must be at least 1, not 0"),
+        ("max_length", "long", "max_length must be an integer, not 'long'"),
         ("do_sample", "no", "do_sample must be true or false, not 'no'"),
     ],
 )

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import pytest
 
-from runtime import SamplingOptions, Scheduler, TextDelta
+from runtime import SamplingOptions, Scheduler, TextDelta, generation_config
 from runtime.evaluation.bench import BenchRow
 from tests.runtime.files import edit_json, fails
 
@@ -80,7 +80,10 @@ def test_help_has_every_option_with_the_runtimes_default_and_meaning(command, ru
         assert " ".join(option.metadata["meaning"].split())[:30] in words
         if isinstance(option.default, (int, float)):
             assert f"--{option.name.replace('_', '-')} " in words
-            assert f"(default {option.default})" in words
+            own = option.name in generation_config.NAMES
+            source = "default: the model's own (generation_config.json), else" if own else "default"
+            assert f"({source} {option.default})" in words
+    assert "else 256 or what the context has room for" in words
 
 
 def test_every_option_reaches_the_model(run, tiny_bundle, monkeypatch, tmp_path):
