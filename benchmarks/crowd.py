@@ -24,6 +24,7 @@ from runtime.language_model import MAX_PAUSE_STEPS
 COUNTS = (1, 2, 4, 8, 16)
 DEPTH, NEW_TOKENS = 16, 48
 STREAMS, JOINING_TOKENS = 4, 4000
+SETTLED_STEPS, USUAL_STEPS = 10, 20
 SYSTEM_TOKENS, QUESTION_TOKENS = 1000, 30
 
 
@@ -65,38 +66,39 @@ def decode(session: DecoderSession, seeds: Sequence[int]) -> tuple[float, list[l
 
 
 def joining(session: DecoderSession, arguments: argparse.Namespace) -> None:
-    """How long streams wait for a token while a long prompt joins them, in steps as they are without it."""
-    print(f"{'prompt runs':<22} {'usual step':>10}  wait in usual steps: median, 95 %, 99 %, longest   joined after")
+    """How long streams wait for a token while a long prompt joins them, in steps as they are just before and after it.
+
+    Streams grow while the prompt runs, so the usual step is drawn out between the two.
+    """
+    print(f"{'prompt runs':<22} {'usual step':>18}  wait in usual steps: median, 95 %, 99 %, longest   joined after")
     for name, pause in (("a whole chunk a step", 1e9), ("as the runtime does", MAX_PAUSE_STEPS)):
-        usual: list[float] = []
-        waits: list[float] = []
-        seconds = []
+        steps, waits, seconds = [], [], []
         for _ in range(arguments.rounds):
-            usual_step, found, joined = join(session, pause)
-            usual.append(usual_step)
-            waits += [wait / usual_step for wait in found]
+            before, after, found, joined = join(session, pause)
+            steps.append((before, after))
+            waits += list(np.array(found) / np.linspace(before, after, len(found)))
             seconds.append(joined)
         cuts = ", ".join(f"{np.quantile(waits, share):.2f}" for share in (0.5, 0.95, 0.99, 1.0))
-        step, joined = 1e3 * statistics.median(usual), statistics.median(seconds)
-        print(f"{name:<22} {step:>7.1f} ms  {cuts:<49} {joined:>8.1f} s")
+        before, after = 1e3 * np.median(steps, axis=0)
+        print(f"{name:<22} {before:>5.1f} to {after:>5.1f} ms  {cuts:<49} {statistics.median(seconds):>8.1f} s")
 
 
-def join(session: DecoderSession, pause: float) -> tuple[float, list[float], float]:
-    """The usual step, all waits from when the prompt comes until its first tokens are there, and how long that took."""
+def join(session: DecoderSession, pause: float) -> tuple[float, float, list[float], float]:
+    """The usual step before and after, the waits between while a prompt runs, and how long it ran."""
     scheduler = Scheduler(session, max_pause_steps=pause)
-    room = session.shape.max_position_embeddings - DEPTH
-    streams = [scheduler.add(Request(random_ids(session, DEPTH, seed), min(room, 2000))) for seed in range(STREAMS)]
-    steps: list[float] = []
-    while len(steps) < 20 or len(streams[-1].new_ids) < 20:
-        steps.append(_timed(scheduler.step))
-    usual = statistics.median(steps[-15:])
-    prompt = random_ids(session, min(JOINING_TOKENS, session.shape.max_position_embeddings - 40), 99)
-    newcomer = scheduler.add(Request(prompt, 32))
-    waits, joined, started = [], 0.0, time.perf_counter()
-    while newcomer.finish_reason is None:
+    context = session.shape.max_position_embeddings
+    streams = [scheduler.add(Request(random_ids(session, DEPTH, seed), context - DEPTH)) for seed in range(STREAMS)]
+    while len(streams[-1].new_ids) < SETTLED_STEPS:
+        scheduler.step()
+    before = statistics.median(_timed(scheduler.step) for _ in range(USUAL_STEPS))
+    newcomer = scheduler.add(Request(random_ids(session, min(JOINING_TOKENS, context - 40), 99), 32))
+    waits = []
+    while not newcomer.is_decoding:
         waits.append(_timed(scheduler.step))
-        joined = joined or (time.perf_counter() - started if newcomer.is_decoding else 0.0)
-    return usual, waits, joined
+    while newcomer.finish_reason is None:
+        scheduler.step()
+    after = statistics.median(_timed(scheduler.step) for _ in range(USUAL_STEPS))
+    return before, after, waits, sum(waits)
 
 
 def prefix(session: DecoderSession, arguments: argparse.Namespace) -> None:

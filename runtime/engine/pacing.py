@@ -1,8 +1,8 @@
 """How much of a prompt may run between two steps of sequences that decode, so that nobody waits long for a token.
 
-What a chunk costs depends on the machine and the depth, and is not proportional to its length: a pass reads all weights
-and the whole cache for two tokens as for twenty. So nothing is predicted: chunks shrink when one took too long, and grow
-again while they do not.
+What a chunk costs depends on the machine and the depth, and is not proportional to its length: a pass reads all
+weights and the whole cache for two tokens as for twenty. So nothing is predicted: chunks shrink when one took too long,
+and grow again while they do not.
 """
 
 from __future__ import annotations
@@ -43,5 +43,6 @@ class Pacing:
         if self._step_seconds is None:
             return
         change = self._max_pause_steps * self._step_seconds / max(seconds, 1e-9)
-        if change < 1 or tokens >= self.budget_tokens:  # a prompt's last tokens tell nothing of a longer chunk
+        # A prompt's last tokens tell nothing of a longer chunk; chunks are of even length.
+        if change < 1 or tokens >= self.budget_tokens - 1:
             self._budget = max(LEAST_BUDGET_TOKENS, self._budget * min(GROW, max(SHRINK, change)))
