@@ -48,7 +48,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         epilog="example:\n  python -m export run runs/demo/checkpoint --out bundles/demo --precisions fp32,int8",
         formatter_class=RAW,
     )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a Hugging Face folder, or its Hub id")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a Hugging Face folder, its Hub id, or a GGUF file")
     parser.add_argument(
         "--out", required=True, metavar="BUNDLE", help="the folder to write; an older bundle is replaced"
     )
@@ -77,6 +77,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "is quick, and samples the default number for a cache (default %(default)s)",
     )
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
+    parser.add_argument("--tokenizer", metavar="FOLDER", help="take its tokenizer instead of the GGUF file's own")
     parser.add_argument(
         "--portable", action="store_true", help="standard ONNX operators alone: for other engines, slower in ours"
     )
@@ -97,7 +98,7 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=RAW,
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, or its Hub id")
-    parser.add_argument("--checkpoint", metavar="CHECKPOINT", help="a Hugging Face folder, or its Hub id")
+    parser.add_argument("--checkpoint", metavar="CHECKPOINT", help="a Hugging Face folder, its Hub id, or a GGUF file")
     _add_text(parser)
     parser.add_argument("--report", metavar="DIR", help="write DIR/compare.html (or a FILE.html), with plots")
     limit = "X or int8=X,q4=X"

@@ -31,6 +31,7 @@ from export.weight_formats import WeightFormat
 from model import ModelConfig, ModelSource, WeightSource
 from model.files import replacing_folder, write_json, write_text
 from model.parameters import parameter_counts
+from model.sources import tokenizer_folder
 from runtime.bundle import MANIFEST, graph_and_weight_bytes, read_json
 from runtime.generation_config import FILE as GENERATION_CONFIG
 from runtime.generation_config import generation_defaults, special_token_ids
@@ -222,9 +223,7 @@ def _generation_config(checkpoint: ModelSource) -> dict[str, Any]:
 
 
 def _check_tokenizer(checkpoint: ModelSource) -> None:
-    # An adapter may have its tokenizer from its base.
-    homes = (path.parent for path in checkpoint.side_files() if path.name == "tokenizer.json")
-    home = next(homes, checkpoint.folder)
+    home = tokenizer_folder(checkpoint)
     convert = CONVERT_TOKENIZER.format(home)
     if (home / "tokenizer.model").is_file() and not (home / "tokenizer.json").is_file():
         raise ExportError(f"{home} has a tokenizer.model and no tokenizer.json; make it with: {convert}")

@@ -27,16 +27,17 @@ REPORT_FILE = "compare.html"
 def run(args: argparse.Namespace) -> None:
     """Export, compare, and say where the bundle is."""
     from export.bundle import export_bundle
+    from export.comparison.torch_reference import TorchReference
     from export.precisions import parse_precisions
-    from model import open_checkpoint
+    from model import build_model, open_checkpoint
 
     precisions = parse_precisions(args.precisions, kl_budget=args.kl_budget)
     text = _read_text(args)  # what is wrong with it should show now, not after the export
-    checkpoint = open_checkpoint(args.checkpoint, revision=args.revision)
+    checkpoint = open_checkpoint(args.checkpoint, revision=args.revision, tokenizer=args.tokenizer)
     shown = []
 
     def compare_before_rename(folder: Path) -> dict[str, Any]:
-        comparison = _compare(Bundle.open(folder), _torch_reference(checkpoint.folder), text, args)
+        comparison = _compare(Bundle.open(folder), TorchReference(build_model(checkpoint)), text, args)
         _refuse_wrong_graph(comparison)
         shown.append(table(comparison))
         return comparison.to_dict()

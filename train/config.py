@@ -32,7 +32,7 @@ class ModelSection:
     """Which model: a preset with random weights, or a checkpoint to continue from."""
 
     preset: str | None = None  # a name in model/presets
-    init_from: str | None = None  # a checkpoint folder or Hub id
+    init_from: str | None = None  # a checkpoint folder, GGUF file or Hub id
     overrides: Mapping[str, Any] = field(default_factory=dict)  # fields of ModelConfig, for a preset
 
     def __post_init__(self) -> None:

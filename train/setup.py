@@ -8,9 +8,10 @@ from collections.abc import Iterable
 import torch
 from tokenizers import Tokenizer
 
-from model import ModelConfig, TransformerModel, load_checkpoint
+from model import ModelConfig, TransformerModel, load_checkpoint, open_checkpoint
 from model.checkpoint import TOKENIZER_FILES
 from model.hub import resolve_checkpoint
+from model.sources import tokenizer_folder
 from runtime.hub import HUB_ID
 from train.config import ModelSection, Recipe
 from train.data.batches import Batches
@@ -72,7 +73,7 @@ def make_tokenizer(recipe: Recipe) -> CorpusTokenizer:
         path = resolve_checkpoint(section.path, files=TOKENIZER_FILES) if is_hub_id else section.path
         return CorpusTokenizer.load(path, section)
     if checkpoint is not None:
-        return CorpusTokenizer.load(resolve_checkpoint(checkpoint), section)
+        return CorpusTokenizer.load(tokenizer_folder(open_checkpoint(checkpoint)), section)
     if tokens is not None and TokenFolder(tokens).has_tokenizer:
         return CorpusTokenizer.load(TokenFolder(tokens).tokenizer, section)
     require(section.separator in (None, END_OF_TEXT), f"tokenizer.separator: a tokenizer made here has {END_OF_TEXT}")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from model.errors import ConfigError
+from tests.gguf_files import byte_level_metadata, write_gguf
 from train import loop
 from train.data.corpus import Corpus
 from train.data.streams import StreamEncoder
@@ -141,6 +142,21 @@ def test_training_goes_on_from_a_checkpoint_and_its_tokenizer(tiny_run):
     )
     train(second)
     assert losses(second)[0] < losses(first)[0] - 1
+
+
+def test_training_goes_on_from_a_gguf_file_and_its_tokenizer(tiny_run, tmp_path):
+    pytest.importorskip("gguf", reason="GGUF files need the package gguf")
+    from transformers import AutoModelForCausalLM
+
+    first = tiny_run("first")
+    train(first)
+    theirs = AutoModelForCausalLM.from_pretrained(first.folder.checkpoint)
+    metadata = byte_level_metadata(first.folder.checkpoint / "tokenizer.json", "gpt-2", eos_token_id=0)
+    file = write_gguf(tmp_path / "model.gguf", theirs, metadata=metadata)
+    second = tiny_run("second", model={"preset": None, "overrides": {}, "init_from": str(file)})
+    for ours, before in zip(second.model.parameters(), first.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, before)
+    assert second.tokenizer.get_vocab() == first.tokenizer.get_vocab()
 
 
 def test_held_out_loss_is_the_mean_over_tokens_of_whole_documents(tiny_run):
