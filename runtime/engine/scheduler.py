@@ -147,8 +147,11 @@ class Scheduler:
 
         Raises nothing for a sequence: what goes wrong with it is its `error`.
         """
-        self._admit()
-        if self._pacing is None:
+        if self._waiting:
+            self._admit()
+        if len(self._running) == 1 and self._block is None:
+            outputs = self._step_of_one(self._running[0])
+        elif self._pacing is None:
             outputs = self._prefill_all() or self._decode()
         else:
             started = time.perf_counter()
@@ -159,8 +162,15 @@ class Scheduler:
         for sequence, _ in outputs:
             if sequence.finish_reason is not None and sequence in self._running:
                 self._release(sequence)
-        self._tidy_block()
+        if self._block is not None:
+            self._tidy_block()
         return outputs
+
+    def _step_of_one(self, sequence: Sequence) -> list[SequenceOutput]:
+        """What the general step comes to for a sequence without company, in microseconds."""
+        if sequence.is_paused:
+            return []
+        return self._decode_alone(sequence) if sequence.is_decoding else self._run_chunk(sequence, None)
 
     def _tidy_block(self) -> None:
         """Move caches in and out of the block: a part of them, where all at once would hold somebody up."""
@@ -191,7 +201,7 @@ class Scheduler:
         together = self._gather(ready) if self._batches else []
         outputs = self._decode_together(together) if together else []
         for sequence in ready:
-            if sequence not in together:
+            if not together or sequence not in together:
                 outputs += self._decode_alone(sequence)
         return outputs
 
@@ -219,27 +229,27 @@ class Scheduler:
     def _decode_alone(self, sequence: Sequence) -> list[SequenceOutput]:
         """A pass over the last token and guesses of those after it, of which the ones that come true are kept."""
         cache = _cache_of(sequence)
-        guesses = sequence.guesses()
-        kept = cache.length
-        outputs: list[SequenceOutput] = []
+        guesses = sequence.guesses() if sequence.looks_up else None
         try:
-            keep = 0 if guesses else 1
-            rows = self.session.forward([sequence.token_ids[-1], *guesses], cache, num_logits_to_keep=keep)
+            if not guesses:
+                return [sequence.take(self.session.forward(sequence.token_ids[-1:], cache)[0])]
+            rows = self.session.forward([sequence.token_ids[-1], *guesses], cache, num_logits_to_keep=0)
         except (BundleError, PromptError) as error:
             return [_failed(sequence, error)]
+        kept = cache.length - len(rows)
+        outputs: list[SequenceOutput] = []
         for guess, logits in zip([*guesses, None], rows, strict=True):
             kept += 1  # the token that these logits follow
             outputs.append(sequence.take(logits))
             if sequence.finish_reason is not None or sequence.token_ids[-1] != guess:
                 break
-        if guesses:
-            cache.trim(kept)
+        cache.trim(kept)
         return outputs
 
     def _prefill_all(self) -> list[SequenceOutput]:
         """Run all prompts in line to their end."""
         outputs = []
-        for sequence in list(self._running):
+        for sequence in self._running:
             while not sequence.is_decoding and sequence.finish_reason is None:
                 outputs += self._run_chunk(sequence, None)
         return outputs

@@ -73,14 +73,36 @@ class Sequence:
         prompt_tokens: how many of them are the prompt.
         cache: holds `token_ids` up to the last one or ones; None before the first pass.
         cached_tokens: of the prompt, those that an earlier sequence had computed.
+        looks_up: whether it may run guesses, and so several tokens in a pass.
         is_paused: takes no part in steps: nobody has taken its last token yet.
         finish_reason: None while it runs.
         error: what a processor, the sampler or the graph raised, where the reason is "error".
     """
 
+    __slots__ = (
+        "_lookup",
+        "_on_token",
+        "_processors",
+        "_sampler",
+        "_stops",
+        "_top",
+        "cache",
+        "cached_tokens",
+        "error",
+        "finish_reason",
+        "index",
+        "is_paused",
+        "limit",
+        "looks_up",
+        "prompt_tokens",
+        "request",
+        "token_ids",
+    )
+
     def __init__(self, index: int, request: Request, limit: int) -> None:
         self.index = index
         self.request = request
+        self.looks_up = request.prompt_lookup
         self.limit = limit
         self.token_ids = list(request.prompt_ids)
         self.prompt_tokens = len(self.token_ids)
@@ -90,6 +112,9 @@ class Sequence:
         self.finish_reason: FinishReason | None = None
         self.error: Exception | None = None
         self._lookup = PromptLookup(self.token_ids) if request.prompt_lookup else None
+        # What every step asks for, at hand.
+        self._sampler, self._processors = request.sampler, tuple(request.logits_processors)
+        self._stops, self._on_token, self._top = request.stop_token_ids, request.on_token, request.top_logprobs
 
     @property
     def new_ids(self) -> list[int]:
@@ -100,11 +125,6 @@ class Sequence:
     def is_decoding(self) -> bool:
         """Whether the prompt has run."""
         return len(self.token_ids) > self.prompt_tokens
-
-    @property
-    def looks_up(self) -> bool:
-        """Whether it may run guesses, and so several tokens in a pass."""
-        return self._lookup is not None
 
     def guesses(self) -> list[int]:
         """Tokens that may come next, if the request asks for prompt lookup and they are worth a check."""
@@ -119,13 +139,14 @@ class Sequence:
         """
         try:
             token = self._draw(logits)
-            if token.token_id in self.request.stop_token_ids:
+            token_id = token[0]
+            if token_id in self._stops:
                 self.finish_reason = "stop"
                 return SequenceOutput(self, None)
-            self.token_ids.append(token.token_id)
+            self.token_ids.append(token_id)
             if self._lookup is not None:
-                self._lookup.push(token.token_id)
-            self.finish_reason = self.request.on_token(token)
+                self._lookup.push(token_id)
+            self.finish_reason = self._on_token(token)
         except Exception as error:  # noqa: BLE001 - a caller's functions may raise anything
             self.fail(error)
             return SequenceOutput(self, None)
@@ -138,14 +159,14 @@ class Sequence:
         self.finish_reason, self.error = "error", error
 
     def _draw(self, logits: np.ndarray) -> SampledToken:
-        request, top = self.request, self.request.top_logprobs
+        top = self._top
         # Log-probabilities are the model's own, and a processor or sampler may edit logits in place.
         own = logits if top is None else logits.copy()
-        if request.logits_processors:
+        if self._processors:
             check_finite(logits.max())  # a processor might forbid the NaN and so hide it
-            for process in request.logits_processors:
+            for process in self._processors:
                 logits = process(self.token_ids, logits)
-        token_id = request.sampler(logits)
+        token_id = self._sampler(logits)
         return SampledToken(token_id) if top is None else SampledToken(token_id, *token_logprobs(own, token_id, top))
 
 

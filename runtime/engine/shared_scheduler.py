@@ -46,11 +46,15 @@ class SharedScheduler:
 
     def advance(self, sequence: Sequence) -> None:
         """Run a step, unless another thread's has brought this sequence a token, or its end, meanwhile."""
-        with self.turn() as scheduler:
-            if sequence.is_paused or sequence.finish_reason is not None:
-                return
-            came = scheduler.step()
-            is_stuck = not came and scheduler.is_waiting(sequence)
+        is_stuck = False
+        with self._lock:
+            if self._left:
+                self._drop_left()
+            if not sequence.is_paused and sequence.finish_reason is None:
+                came = self._scheduler.step()
+                is_stuck = not came and self._scheduler.is_waiting(sequence)
+        if self._left:
+            self._settle()
         if is_stuck:
             time.sleep(IDLE_SECONDS)
 

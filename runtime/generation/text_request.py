@@ -71,6 +71,7 @@ class TextRequest:
             processors.append(constraint.process)
         self._constraint = constraint
         self._text = TextAssembler(tokenizer, _context(tokenizer, prompt_ids, constraint), options.stop_strings)
+        self._has_stop_strings = bool(options.stop_strings)
         self.new_ids: list[int] = []
         self._on_delta = on_delta
         self.request = Request(
@@ -96,22 +97,19 @@ class TextRequest:
         return TextDelta(rest, None, "stop" if self.is_cut else reason)
 
     def _on_token(self, token: SampledToken) -> FinishReason | None:
-        self.new_ids.append(token.token_id)
-        text, reason = self._text.push(token.token_id), self._reason()
-        if reason is not None:
-            text += self._text.flush()
-        if self.is_cut:
-            reason = "stop"
-        self._on_delta(TextDelta(text, token.token_id, reason, token.logprob, token.top_logprobs))
-        return reason
-
-    def _reason(self) -> FinishReason | None:
-        """Why the text ends with the last token, stop strings aside."""
+        token_id, logprob, top_logprobs = token
+        self.new_ids.append(token_id)
+        text = self._text.push(token_id)
+        reason: FinishReason | None = "length" if len(self.new_ids) == self.limit else None
         if self._constraint is not None:
             self._constraint.follow(self.new_ids)
-            if self._constraint.is_finished:
-                return "stop"
-        return "length" if len(self.new_ids) == self.limit else None
+            reason = "stop" if self._constraint.is_finished else reason
+        if reason is not None:
+            text += self._text.flush()
+        if self._has_stop_strings and self.is_cut:
+            reason = "stop"
+        self._on_delta(TextDelta(text, token_id, reason, logprob, top_logprobs))
+        return reason
 
 
 def _context(tokenizer: Tokenizer, prompt_ids: Sequence[int], constraint: Constraint | None) -> list[int]:

@@ -27,6 +27,7 @@ class TextAssembler:
     def __init__(self, tokenizer: Tokenizer, context: Sequence[int] = (), stop_strings: Sequence[str] = ()) -> None:
         self._detokenizer = Detokenizer(tokenizer, context)
         self._stop_strings = StopStrings(stop_strings)
+        self._has_stop_strings = bool(stop_strings)
         self._special_tokens = tokenizer.special_tokens
 
     @property
@@ -36,6 +37,8 @@ class TextAssembler:
 
     def push(self, token_id: int) -> str:
         """The text that this id completes. Nothing more comes once `is_cut` is set."""
+        if not self._has_stop_strings:
+            return self._detokenizer.push(token_id)
         if token_id in self._special_tokens:
             # An unfinished character stands before the token, and may be finished after it.
             return self._stop_strings.push("", self._detokenizer.held + self._special_tokens[token_id])
