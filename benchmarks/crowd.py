@@ -19,6 +19,7 @@ import numpy as np
 
 from runtime import Bundle, DecoderSession, PromptCache, Request, Scheduler
 from runtime.cli.command_line import run_to_exit_code
+from runtime.engine.prompt_cache import exact_granularity
 from runtime.language_model import MAX_PAUSE_STEPS
 
 COUNTS = (1, 2, 4, 8, 16)
@@ -107,7 +108,7 @@ def prefix(session: DecoderSession, arguments: argparse.Namespace) -> None:
     ratios, computed = [], []
     for number in range(arguments.rounds):
         system = random_ids(session, SYSTEM_TOKENS, 10 + number)
-        prompts = PromptCache(session, 4, 1 if session.batch_invariant else session.chunks.chunk_tokens)
+        prompts = PromptCache(session, 4, exact_granularity(session))
         scheduler = Scheduler(session, prompts=prompts, max_pause_steps=MAX_PAUSE_STEPS)
         _first_token(scheduler, [*system, *random_ids(session, QUESTION_TOKENS, 2)])
         without = _first_token(scheduler, question)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runtime.bundle import Bundle
 from runtime.engine.kv_cache import KVCache
-from runtime.engine.prompt_cache import PromptCache
+from runtime.engine.prompt_cache import PromptCache, exact_granularity
 from runtime.engine.scheduler import Scheduler
 from runtime.engine.session import DecoderSession
 from runtime.engine.shared_scheduler import SharedScheduler
@@ -49,15 +49,13 @@ class LanguageModel:
         self.session = session
         self.tokenizer = tokenizer
         self._prompt_lookup = prompt_lookup
-        # A text must not depend on what was computed before it. In a batch-invariant session every row is the one that
-        # its own prefill would give; elsewhere whole chunks of prompts are, since the same passes follow them.
-        reuses_all = session.batch_invariant and prefill_session is None
-        chunk_tokens = (prefill_session or session).chunks.chunk_tokens
+        # A text must not depend on what was computed before it.
+        granularity = exact_granularity(session, prefill_session)
         self._scheduler = SharedScheduler(
             Scheduler(
                 session,
                 prefill_session=prefill_session,
-                prompts=PromptCache(session, cached_prompts, 1 if reuses_all else chunk_tokens),
+                prompts=PromptCache(session, cached_prompts, granularity),
                 batches=session.has_independent_rows,  # nor on who else is served
                 max_pause_steps=MAX_PAUSE_STEPS,
             )
@@ -89,8 +87,9 @@ class LanguageModel:
             batch_invariant: give the same bits however tokens are grouped into passes; steps cost a tenth more (see
                 DecoderSession). One precision must run prompts and steps then.
             cached_prompts: keep the caches of this many last generations. A prefix that a prompt shares with one of
-                them is not computed again, and the text is the same: whole chunks of the prompt are reused, and in a
-                batch-invariant session that runs its own prompts every token of it and of the answer.
+                them is not computed again, and the text is the same: multiples of 16 tokens of the prompt are reused
+                (256 in q8), and in a batch-invariant session that runs its own prompts every token of it and of the
+                answer.
             revision: branch, tag or commit of a Hub id.
 
         Raises:

@@ -9,7 +9,7 @@ from typing import Any
 
 from runtime.batch.line_options import line_options
 from runtime.batch.lines import RESULT_KEYS, InputLine, LineResult
-from runtime.engine.prompt_cache import PromptCache
+from runtime.engine.prompt_cache import PromptCache, exact_granularity
 from runtime.engine.scheduler import Scheduler
 from runtime.engine.sequence import Sequence
 from runtime.errors import OptionError, PromptError, SmolTextError
@@ -47,8 +47,7 @@ class BatchWorker:
         self._sampling = sampling
         self._batch_size = batch_size
         session = model.session
-        granularity = 1 if session.batch_invariant else session.chunks.chunk_tokens
-        prompts = PromptCache(session, KEPT_PROMPTS, granularity)
+        prompts = PromptCache(session, KEPT_PROMPTS, exact_granularity(session))
         self._scheduler = Scheduler(session, prompts=prompts, max_running=batch_size)
         # What no line could be generated with is an error of the call. min_new_tokens may suit the lines' own limits.
         model.text_request([0], replace(sampling, min_new_tokens=0), on_delta=lambda _: None)

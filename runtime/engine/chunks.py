@@ -32,24 +32,32 @@ class ChunkRule:
     never_single: bool = False
     is_divisible: bool = True
 
+    @property
+    def reusable_multiple(self) -> int:
+        """Of a prompt, the first rows in multiples of this are the same bits in every prompt that begins like it."""
+        return ATTENTION_BLOCK if self._may_be_small else self.chunk_tokens
+
+    @property
+    def _may_be_small(self) -> bool:
+        return self.is_divisible and self.chunk_tokens % ATTENTION_BLOCK == 0
+
     def end(self, start: int, total: int, budget: int | None = None) -> int:
-        """Where the chunk ends that begins at `start` of `total` new tokens.
+        """Where the chunk ends that begins at `start` of `total` tokens.
 
         Args:
-            start: 0, or where a chunk ended before.
-            total: new tokens.
+            start: 0, where a chunk ended before, or a multiple of `reusable_multiple`.
+            total: tokens, counted from where the first whole chunk begins.
             budget: run about this many at most; None for a whole chunk.
         """
         whole = min((start // self.chunk_tokens + 1) * self.chunk_tokens, total)
-        is_small = self.is_divisible and self.chunk_tokens % ATTENTION_BLOCK == 0
-        if budget is None or not is_small or start + budget >= whole:
+        if budget is None or not self._may_be_small or start + budget >= whole:
             stop = whole
         else:
             stop = start + max(SMALLEST_CHUNK, budget // SMALLEST_CHUNK * SMALLEST_CHUNK)
         begins_whole = start % self.chunk_tokens == 0
         if stop == whole and begins_whole and not self.never_single:
             return whole
-        tail = self._tail(total) if is_small else total
+        tail = self._tail(total) if self._may_be_small else total
         if start >= tail:
             return total
         if stop >= total and start % ATTENTION_BLOCK == 0 and total % ATTENTION_BLOCK != 1:

@@ -7,8 +7,8 @@ and grow again while they do not.
 
 from __future__ import annotations
 
-# About two steps of four rows on two cores.
-FIRST_BUDGET_TOKENS = 16
+# Less than two steps of four rows on two cores.
+FIRST_BUDGET_TOKENS = 8
 LEAST_BUDGET_TOKENS = 2
 # What one more step counts beside those before it.
 NEWEST = 0.25

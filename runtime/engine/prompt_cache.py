@@ -16,6 +16,17 @@ from runtime.engine.session import DecoderSession
 from runtime.errors import OptionError
 
 
+def exact_granularity(session: DecoderSession, prefill_session: DecoderSession | None = None) -> int:
+    """The finest granularity at which reuse changes no bit of any logits.
+
+    In a batch-invariant session that runs its own prompts, every row is the one that a prefill would give. Elsewhere a
+    decode gives other bits, and so would prompts that are cut elsewhere.
+    """
+    if prefill_session is None or prefill_session is session:
+        return 1 if session.batch_invariant else session.chunks.reusable_multiple
+    return prefill_session.chunks.reusable_multiple
+
+
 class PromptCache:
     """Keeps the caches of the last few sequences. Threads may share it.
 
@@ -31,8 +42,8 @@ class PromptCache:
     Args:
         session: makes the caches; other sessions of its bundle may use them too.
         max_caches: sequences kept; the one given back longest ago goes first.
-        granularity_tokens: 1 reuses any prefix. A session's `chunk_tokens` reuses whole chunks of prompts alone, after
-            which the same passes follow as without reuse, so that the logits are the same bits in every precision.
+        granularity_tokens: 1 reuses any prefix. Above 1, multiples of it are reused, and of prompts alone; with
+            `exact_granularity` logits are then the bits of a prompt that runs whole.
 
     Raises:
         OptionError: max_caches below 0, or granularity_tokens below 1.

@@ -264,15 +264,17 @@ class Scheduler:
     def _run_chunk(self, sequence: Sequence, budget: int | None) -> list[SequenceOutput]:
         try:
             cache = self._begin(sequence) if sequence.cache is None else sequence.cache
-            new_ids = sequence.token_ids[sequence.cached_tokens :]
-            start, started = cache.length - sequence.cached_tokens, time.perf_counter()
-            end = self._prefill_session.chunks.end(start, len(new_ids), budget)
-            logits = self._prefill_session.forward(new_ids[start:end], cache)
+            # In a batch-invariant session any cut will do, and a cache of the caller's own holds what it holds.
+            is_free = self.session.batch_invariant or sequence.request.cache is not None
+            origin = sequence.cached_tokens if is_free else 0
+            start, total, started = cache.length, len(sequence.token_ids), time.perf_counter()
+            end = origin + self._prefill_session.chunks.end(start - origin, total - origin, budget)
+            logits = self._prefill_session.forward(sequence.token_ids[start:end], cache)
         except (BundleError, OptionError, PromptError) as error:
             return [_failed(sequence, error)]
         if self._pacing is not None and budget is not None:
             self._pacing.paused(end - start, time.perf_counter() - started)
-        return [sequence.take(logits[0])] if end == len(new_ids) else []
+        return [sequence.take(logits[0])] if end == total else []
 
     def _begin(self, sequence: Sequence) -> KVCache:
         """Give a sequence its cache, which may hold a beginning of the prompt."""
