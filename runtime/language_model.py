@@ -23,8 +23,8 @@ from runtime.sampling.options import SamplingOptions
 from runtime.text.chat_template import ChatTemplate, Message
 from runtime.text.tokenizer import Tokenizer
 
-# While streams decode, a chunk of another's prompt takes about so many of their steps: no one waits for three.
-MAX_PAUSE_STEPS = 1.5
+# While streams decode, a chunk of another's prompt takes about one of their steps: nobody waits for three.
+MAX_PAUSE_STEPS = 1.0
 SCORED_AT_ONCE = 128  # tokens: their logits take 25 MB at a vocabulary of 49,152
 
 

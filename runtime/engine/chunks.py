@@ -50,19 +50,21 @@ class ChunkRule:
             budget: run about this many at most; None for a whole chunk.
         """
         whole = min((start // self.chunk_tokens + 1) * self.chunk_tokens, total)
-        if budget is None or not self._may_be_small or start + budget >= whole:
-            stop = whole
-        else:
-            stop = start + max(SMALLEST_CHUNK, budget // SMALLEST_CHUNK * SMALLEST_CHUNK)
-        begins_whole = start % self.chunk_tokens == 0
-        if stop == whole and begins_whole and not self.never_single:
+        if not self._may_be_small:
             return whole
-        tail = self._tail(total) if self._may_be_small else total
-        if start >= tail:
-            return total
-        if stop >= total and start % ATTENTION_BLOCK == 0 and total % ATTENTION_BLOCK != 1:
-            return total
-        return tail if tail - stop < SMALLEST_CHUNK else stop
+        stop = whole
+        if budget is not None and start + budget < whole:
+            stop = start + max(SMALLEST_CHUNK, budget // SMALLEST_CHUNK * SMALLEST_CHUNK)
+        if stop == whole and start % self.chunk_tokens == 0 and not self.never_single:
+            return whole
+        lone = self._lone_block(total)
+        if lone is not None:
+            return total if start >= lone else min(stop, lone)
+        if total - stop > 1:
+            return stop
+        # The last rows must not leave one for a block, or for a pass, of its own.
+        rows = total - start
+        return total - SMALLEST_CHUNK if rows > 1 and rows % ATTENTION_BLOCK == 1 else total
 
     def bounds(self, total: int) -> list[int]:
         """Where the whole chunks of `total` new tokens begin, and where the last one ends."""
@@ -75,14 +77,9 @@ class ChunkRule:
         """Start and end of each whole chunk."""
         return list(pairwise(self.bounds(total)))
 
-    def _tail(self, total: int) -> int:
-        """Where the last chunk begins, if the chunks before it are small ones."""
-        last = (total - 1) % self.chunk_tokens + 1  # tokens of the last whole chunk
-        if last % ATTENTION_BLOCK != 1:
-            return (total - 1) // ATTENTION_BLOCK * ATTENTION_BLOCK
-        if self.never_single:
-            return max(0, total - 2)
-        if last == 1:
-            return total - 1
-        # A last block of one row stays one, behind a whole block; any other last row stays in a block of several.
-        return total - 1 - (self.query_block if last % self.query_block == 1 else ATTENTION_BLOCK)
+    def _lone_block(self, total: int) -> int | None:
+        """Where the last pass must begin for the last row to be in a block of its own, as in whole chunks; or None."""
+        last = (total - 1) % self.chunk_tokens + 1  # rows of the last whole chunk
+        if self.never_single or last % self.query_block != 1:
+            return None
+        return total - 1 if last == 1 else total - 1 - self.query_block

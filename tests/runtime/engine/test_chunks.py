@@ -33,7 +33,7 @@ def test_chunks_cover_a_prompt_and_keep_near_their_budget(never_single):
         assert sizes.max() <= rule.chunk_tokens
         assert sizes[:-1].max(initial=0) <= budget + 2
         assert sizes[:-1].min(initial=2) >= 2
-        assert sizes[-1] <= max(budget, 129)
+        assert sizes[-1] <= (129 if total % 128 == 1 else budget + 3)
 
 
 def test_without_a_budget_chunks_are_whole():
