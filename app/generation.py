@@ -1,6 +1,6 @@
 """A generation as the page sees it: the text so far and what it costs, a few times a second.
 
-Knows no gradio. Nothing is computed unless the next piece is asked for: a visitor who leaves costs nothing more, for
+Nothing is computed unless the next piece is asked for: a visitor who leaves costs nothing more, for
 nobody iterates any longer.
 """
 

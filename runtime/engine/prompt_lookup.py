@@ -4,8 +4,6 @@ Prompts that are quoted, edited or summarized repeat long stretches of themselve
 (prompt lookup decoding: Saxena, https://github.com/apoorvumang/prompt-lookup-decoding, 2023). How many guesses are
 worth checking depends on how often such guesses come true, so they are scored as the text goes on, whether they were
 checked or not.
-
-Knows no model and no logits.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ MOST_GUESSES = 15
 # Cost of one more token in a pass, in passes of a single one. Measured: 0.05 to 0.25 for all precisions, at the 135M
 # shape and on models a hundred times smaller (docs/decisions/0012); the dearest loses least where guesses are wrong.
 ROW_COST = 0.25
-# Guesses scored before the first one count as so many, and older ones fade at this rate.
+# The weight of what is assumed before the first guess, in guesses; and the rate at which older ones fade.
 PRIOR_WEIGHT, FADING = 4.0, 0.95
 # What guesses must promise, in tokens for the cost of one: their scores are known to a few tenths only.
 LEAST_GAIN = 1.15

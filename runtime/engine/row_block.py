@@ -49,7 +49,7 @@ class RowBlock:
         self._pages = [pages for _, pages in block]
         self._caches: list[KVCache | None] = [None] * rows
         self._moves: list[_Move] = []
-        self._bindings: dict[int, CacheBinding] = {}  # of the first so many rows
+        self._bindings: dict[int, CacheBinding] = {}  # by the number of rows, from the first on
 
     def __contains__(self, cache: KVCache) -> bool:
         """Whether a cache has moved in."""

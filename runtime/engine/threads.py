@@ -1,7 +1,4 @@
-"""How many threads matrix products should use: as many as there are physical cores for us, and no more.
-
-Knows no onnxruntime.
-"""
+"""How many threads matrix products should use: as many as there are physical cores for us, and no more."""
 
 from __future__ import annotations
 

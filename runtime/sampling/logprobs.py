@@ -64,7 +64,7 @@ def token_logprobs(logits: np.ndarray, token_id: int, top: int) -> tuple[float, 
     Args:
         logits: float32 [vocab_size].
         token_id: which token.
-        top: at most so many; the lower id first at a tie.
+        top: how many to tell; the lower id first at a tie.
     """
     shifted = logits - logits.max()
     total = float(np.log(np.exp(shifted).sum(dtype=np.float64)))

@@ -27,13 +27,13 @@ class DefaultLength(int):
     counts_prompt: bool
 
     def __new__(cls, tokens: int, *, counts_prompt: bool = False) -> Self:
-        """A length of so many tokens."""
+        """A length in tokens."""
         length = super().__new__(cls, tokens)
         length.counts_prompt = counts_prompt
         return length
 
     def capacity(self, context: int) -> int:
-        """How many tokens prompt and output may have together in a context of so many."""
+        """How many tokens prompt and output may have together, in a context of this length."""
         return min(self, context) if self.counts_prompt else context
 
     def new_tokens(self, prompt_tokens: int, context: int) -> int:
