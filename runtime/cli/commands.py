@@ -8,18 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from runtime.batch.job import describe_job, open_output
-from runtime.batch.reading import open_input
-from runtime.batch.worker import BatchWorker
 from runtime.bundle import Bundle
 from runtime.chat_session import ChatSession
 from runtime.cli.chat_console import ChatConsole
 from runtime.cli.sampling_arguments import sampling_options
 from runtime.engine.session import DecoderSession
 from runtime.errors import BatchError, PromptError
-from runtime.evaluation.bench_sweep import Sweep
-from runtime.evaluation.bench_sweep import table as bench_table
-from runtime.evaluation.perplexity import measure_perplexity
 from runtime.generation.text_delta import Generation, collect, logprobs_to_list
 from runtime.language_model import LanguageModel
 from runtime.progress import progress_bar
@@ -63,6 +57,9 @@ def chat(args: argparse.Namespace) -> None:
 
 def bench(args: argparse.Namespace) -> None:
     """A row for each combination asked for, as a table or as JSON."""
+    from runtime.evaluation.bench_sweep import Sweep
+    from runtime.evaluation.bench_sweep import table as bench_table
+
     bundle = Bundle.open(args.bundle, revision=args.revision)
     context = bundle.shape.max_position_embeddings
     sweep = Sweep(
@@ -80,6 +77,8 @@ def bench(args: argparse.Namespace) -> None:
 
 def perplexity(args: argparse.Namespace) -> None:
     """How well a precision predicts a text file."""
+    from runtime.evaluation.perplexity import measure_perplexity
+
     bundle = Bundle.open(args.bundle, revision=args.revision)
     token_ids = Tokenizer(bundle).encode(_read_file(args.text))[: args.max_tokens]
     session = DecoderSession(bundle, args.precision or bundle.default_precision, threads=args.threads)
@@ -92,6 +91,10 @@ def perplexity(args: argparse.Namespace) -> None:
 
 def batch(args: argparse.Namespace) -> None:
     """A file of prompts: a line out for each line in, in order."""
+    from runtime.batch.job import describe_job, open_output
+    from runtime.batch.reading import open_input
+    from runtime.batch.worker import BatchWorker
+
     bundle = Bundle.open(args.bundle, revision=args.revision)
     sampling = sampling_options(args, bundle.generation_defaults)
     with open_input(args.prompts) as source:
