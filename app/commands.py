@@ -34,6 +34,14 @@ def run(args: argparse.Namespace) -> None:
         page.close(verbose=False)
 
 
+def serve(args: argparse.Namespace) -> None:
+    """Serve OpenAI's API until a signal."""
+    check_address(args.host, args.port)
+    from app.serving import serve as serve_api
+
+    serve_api(args)
+
+
 def check_address(host: str, port: int) -> None:
     """Raise OptionError where the page cannot be served at this address.
 
