@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from app.api.application import Settings, build_api
 from app.api.guard import Limits
 from app.api.server import DrainingServer
 from runtime.bundle import MANIFEST, Bundle
-from runtime.errors import OptionError
+from runtime.errors import ChatTemplateError, MissingDependencyError, OptionError
 from runtime.language_model import LanguageModel
 
 KEY_VARIABLE = "SMOLTEXT_API_KEY"
@@ -19,6 +20,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def serve(args: argparse.Namespace) -> None:
     """Serve until a signal, then drain."""
+    if args.queue < 0:
+        raise OptionError(f"--queue must be at least 0, not {args.queue}")
+    key = read_key(args.api_key_file)
     bundle = Bundle.open(args.bundle, revision=args.revision)
     model = LanguageModel.load(
         bundle,
@@ -28,6 +32,8 @@ def serve(args: argparse.Namespace) -> None:
         cached_prompts=args.slots,
         max_running=args.slots,
     )
+    with suppress(ChatTemplateError, MissingDependencyError):
+        _ = model.chat_template  # compiled now, and not while the first client waits
     name = args.model_name or Path(args.bundle).resolve().name
     made = bundle.folder / MANIFEST
     settings = Settings(
@@ -37,7 +43,7 @@ def serve(args: argparse.Namespace) -> None:
         queue=args.queue,
         most_tokens=args.max_new_tokens,
         limits=Limits(
-            api_key=read_key(args.api_key_file),
+            api_key=key,
             hosts=allowed_hosts(args.host, args.allow_host),
             origins=tuple(args.allow_origin),
             body_bytes=args.max_body_bytes,

@@ -118,7 +118,7 @@ def validation_error(errors: Sequence[Mapping[str, Any]], known: Sequence[str]) 
         hint = f": did you mean {close[0]}?" if close else ""
         return ApiError(400, f"unknown field {_short(name)}{hint}", param=_short(name), code="unknown_parameter")
     if not place:
-        return ApiError(400, "the body must be a JSON object; send the header content-type: application/json")
+        return ApiError(400, f"the body must be a JSON object: {_reason(first)}")
     param = str(place[0])
     reasons = list(dict.fromkeys(_reason(error) for error in errors if param in error["loc"]))
     return ApiError(400, f"{param}: {'; or '.join(reasons[:MOST_REASONS])}", param=param)
