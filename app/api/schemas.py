@@ -49,7 +49,7 @@ class SamplingFields(Strict):
     top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(None, description="0 is off")
     min_p: Annotated[FiniteFloat, Field(ge=0, lt=1)] | None = Field(None, description="0 is off")
     typical_p: Annotated[FiniteFloat, Field(gt=0, le=1)] | None = Field(None, description="1 is off")
-    repetition_penalty: Annotated[FiniteFloat, Field(gt=0, le=100)] | None = Field(None, description="1 is off")
+    repetition_penalty: Annotated[FiniteFloat, Field(ge=0.01, le=100)] | None = Field(None, description="1 is off")
     cache_prompt: bool | None = Field(None, description="false: the prompt is computed anew and not kept for others")
     ignore_eos: bool | None = Field(None, description="go on to max_tokens past the end-of-text token")
     # OpenAI's, accepted without an effect.
