@@ -22,7 +22,7 @@ from app.api.streaming import ClientGoneError, EventStream, unless_gone
 from runtime.generation.text_delta import Generation, TextDelta
 from runtime.language_model import LanguageModel
 
-STREAM = {"text/event-stream": {"schema": {"type": "string", "description": "with stream: true, a chunk an event"}}}
+STREAM = {"text/event-stream": {"schema": {"description": "with stream: true, a chunk an event, then [DONE]"}}}
 CLIENT_GONE = 499  # nginx's word for it; nobody reads it
 Pieces = list[tuple[ServedText, TextDelta]]
 
