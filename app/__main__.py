@@ -41,14 +41,23 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser = commands.add_parser(
         "run",
         help="serve the page",
-        description="Serve a page that continues a text, token by token. Ctrl-C ends it.",
+        description="Serve a page to write, chat and compare with, and OpenAI's API under /v1. Many visitors share the "
+        "model. Ctrl-C ends it.",
         epilog="example:\n  python -m app run bundles/demo --precision int8 --port 8080",
         formatter_class=RAW,
     )
     _add_bundle(parser, port=7860, precision="selected at first")
     parser.add_argument(
-        "--share", action="store_true", help="also make a public address, through Gradio's relay (needs the internet)"
+        "--max-prompt-tokens", type=_positive, metavar="N", help="of one prompt; default: the model's context"
     )
+    parser.add_argument(
+        "--max-texts",
+        type=_positive,
+        default=4,
+        metavar="N",
+        help="of one address, waiting and running (default %(default)s)",
+    )
+    _add_server(parser)
 
 
 def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -67,7 +76,17 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--prefill-precision", metavar="P", help="run prompts in another precision, over the same cache: q8 is fastest"
     )
-    parser.add_argument("--model-name", metavar="NAME", help="for clients; default: the bundle's own")
+    parser.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        help="clients must have the key in it; default: that of the environment's SMOLTEXT_API_KEY, or none",
+    )
+    _add_server(parser)
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    """Options of everything that is served."""
+    parser.add_argument("--model-name", metavar="NAME", help="as people and clients read it; default: the bundle's own")
     parser.add_argument("--slots", type=_positive, default=8, metavar="N", help="texts at once (default %(default)s)")
     parser.add_argument(
         "--queue", type=int, default=64, metavar="N", help="texts that may wait; more get 429 (default %(default)s)"
@@ -77,11 +96,6 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--max-body-bytes", type=_positive, default=2**20, metavar="N", help="of one request (default %(default)s)"
-    )
-    parser.add_argument(
-        "--api-key-file",
-        metavar="FILE",
-        help="clients must have the key in it; default: that of the environment's SMOLTEXT_API_KEY, or none",
     )
     parser.add_argument(
         "--allow-host",

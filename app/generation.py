@@ -1,103 +1,226 @@
-"""A generation as the page sees it: the text so far and what it costs, a few times a second.
+"""A text for the page: from a visitor's wishes to events, for as long as the visitor listens.
 
-Nothing is computed unless the next piece is asked for: a visitor who leaves costs nothing more, for
-nobody iterates any longer.
+An event is a JSON object, told by its key: `loading` (a precision is being opened), `queue` (the place in line), `prompt`
+(how many tokens of it have run, and all), `start`, `t` (new text, of `n` tokens), `tokens` (the same by tokens, where details were
+asked for), and at last `end` or `error`.
 """
 
 from __future__ import annotations
 
-import threading
+import asyncio
+import secrets
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from app.api.engine import Answer, Engine, ServedText
+from app.api.errors import BUSY, ApiError, api_error
 from app.models import Models
-from runtime.engine.sequence import FinishReason
-from runtime.generation.text_delta import Generation, TextDelta
-from runtime.sampling.options import SamplingOptions
+from app.wishes import PageLimits, Sampling, Wish
+from runtime.errors import ContextLengthError
+from runtime.generation.text_delta import TextDelta
+from runtime.language_model import LanguageModel
+from runtime.sampling.options import DefaultLength, SamplingOptions
 
-# A browser shows no more than this, and a small model makes tokens faster than a page can be sent.
-UPDATE_SECONDS = 0.05
+Event = dict[str, Any]
+Events = AsyncGenerator[list[Event]]
 
-
-@dataclass(frozen=True)
-class Request:
-    """What a visitor asks for.
-
-    Attributes:
-        prompt: the text to continue; empty starts from the BOS token.
-        precision: one of the bundle's.
-        sampling: how tokens are drawn and when the text ends; max_new_tokens is cut to what the context has room for.
-    """
-
-    prompt: str
-    precision: str
-    sampling: SamplingOptions
+SEED_BITS = 31
+RIVALS = 5
+# While a text waits, its place is told this often at least, if it changes.
+WAITING_SECONDS = 0.2
+# A screen shows no more than this, and a small model makes tokens faster than a page can be drawn.
+GATHERING_SECONDS = 0.03
 
 
 @dataclass(frozen=True)
-class Progress:
-    """A generation at one moment.
+class Prompt:
+    """What a text begins with.
 
     Attributes:
-        request: what was asked for.
-        limit_tokens: how many new tokens there will be at most: max_new_tokens, or less where the context is full.
-        generation: the new text so far and its cost. The times are the model's alone, without the page's.
-        finish_reason: None while it runs; "cancelled" where the visitor pressed Stop.
+        ids: its tokens.
+        dropped_messages: of a conversation, those that had no room.
     """
 
-    request: Request
-    limit_tokens: int
-    generation: Generation
-    finish_reason: FinishReason | None = None
+    ids: list[int]
+    dropped_messages: int = 0
 
 
-def stream(
-    models: Models, request: Request, stop: threading.Event, *, update_seconds: float = UPDATE_SECONDS
-) -> Iterator[Progress]:
-    """Continue the prompt: the first token at once, then an update at most every so often, the last with the end.
+MakePrompt = Callable[[LanguageModel, SamplingOptions], Prompt]
+
+
+@dataclass
+class Visitors:
+    """How many texts each address waits for."""
+
+    texts: Counter[str] = field(default_factory=Counter)
+
+    def enter(self, client: str, limit: int) -> None:
+        """Count a text. Raises ApiError 429 where the address has as many as it may."""
+        if self.texts[client] >= limit:
+            raise ApiError(
+                429,
+                f"{limit} texts are under way for your address: stop one, or wait until it ends",
+                kind=BUSY,
+                code="too_many_texts",
+                headers={"retry-after": "1"},
+            )
+        self.texts[client] += 1
+
+    def leave(self, client: str) -> None:
+        """A text has ended."""
+        self.texts[client] -= 1
+        if not self.texts[client]:
+            del self.texts[client]
+
+
+class PageText:
+    """One text that a visitor asked for.
 
     Args:
         models: what computes.
-        request: what to compute.
-        stop: once set, by another thread, no further token is computed.
-        update_seconds: the time between two updates at least.
-
-    Raises:
-        SmolTextError: the request cannot be met; says why.
+        wish: how.
+        make_prompt: of the model, run beside the event loop.
+        limits: of the request.
     """
-    model = models.get(request.precision)
-    prompt_ids = model.tokenizer.encode_prompt(request.prompt)
-    room = models.bundle.shape.max_position_embeddings - len(prompt_ids)
-    # Without any room the runtime says what is wrong with the prompt, so it is asked for one token in any case.
-    limit = max(1, min(request.sampling.max_new_tokens or room, room))
-    sampling = replace(request.sampling, max_new_tokens=limit)
-    text = model.start(prompt_ids, sampling, is_cancelled=stop.is_set)
-    deltas, generation = text.deltas(), Generation(prompt_tokens=len(prompt_ids))
-    shown_seconds = float("-inf")
-    finish_reason: FinishReason | None = None
-    while finish_reason is None:
-        started_seconds = time.perf_counter()
-        delta = next(deltas)
-        now_seconds = time.perf_counter()
-        generation.cached_tokens = text.cached_tokens
-        _add(generation, delta, now_seconds - started_seconds)
-        finish_reason = delta.finish_reason
-        if finish_reason or now_seconds - shown_seconds >= update_seconds:
-            shown_seconds = now_seconds
-            yield Progress(request, limit, _copy(generation), finish_reason)
+
+    def __init__(self, models: Models, wish: Wish, make_prompt: MakePrompt, limits: PageLimits) -> None:
+        self._models = models
+        self._wish = wish
+        self._make_prompt = make_prompt
+        self._limits = limits
+        self._answer: Answer | None = None
+        self._tail: list[int] = []
+
+    def close(self) -> None:
+        """Give up what has not ended: from the next step on, nothing is computed for it."""
+        if self._answer is not None:
+            self._answer.close()
+
+    async def events(self) -> Events:
+        """All events; what goes wrong is the last one."""
+        try:
+            precision = self._wish.precision or self._models.default
+            if self._models.state(precision) != "ready":
+                yield [{"loading": precision}]
+            found = await self._models.get(precision)
+            self._answer = found.engine.open(1)
+            started = await found.engine.prepare(lambda: self._prepare(found.model, self._answer.texts[0]))
+            found.engine.submit(self._answer)
+            yield [{"start": started | {"precision": precision}}]
+            async for events in self._run(found.engine, found.model):
+                yield events
+        except Exception as error:  # noqa: BLE001 - the status is sent already; a visitor is told in words
+            yield [{"error": str(api_error(error))}]
+        finally:
+            self.close()
+
+    def _prepare(self, model: LanguageModel, text: ServedText) -> Event:
+        options = sampling_options(model, self._wish.sampling)
+        prompt = self._make_prompt(model, options)
+        context = model.session.shape.max_position_embeddings
+        limit = self._limit(model, options, len(prompt.ids), context)
+        options = replace(options, max_new_tokens=limit, top_logprobs=RIVALS if self._wish.details else None)
+        text.request = model.text_request(prompt.ids, options, on_delta=text.take)
+        self._tail = prompt.ids[-1:]
+        return {
+            "prompt_tokens": len(prompt.ids),
+            "limit_tokens": limit,
+            "context_tokens": context,
+            "dropped_messages": prompt.dropped_messages,
+            "seed": options.seed,
+        }
+
+    def _limit(self, model: LanguageModel, options: SamplingOptions, prompt_tokens: int, context: int) -> int:
+        most = self._limits.prompt_tokens
+        if most is not None and prompt_tokens > most:
+            raise ContextLengthError(f"the prompt has {prompt_tokens:,} tokens; this server takes {most:,} at most")
+        asked, room = options.max_new_tokens, context - prompt_tokens
+        if isinstance(asked, DefaultLength):
+            asked = asked.new_tokens(prompt_tokens, context)
+        # Without any room the runtime says what is wrong with the prompt, so it is asked for one token in any case.
+        return max(1, min(asked or room, room, self._limits.new_tokens or room))
+
+    async def _run(self, engine: Engine, model: LanguageModel) -> Events:
+        answer = self._answer
+        assert answer is not None
+        text = answer.texts[0]
+        coming = asyncio.ensure_future(answer.pieces())
+        told: Event = {}
+        try:
+            while True:
+                done, _ = await asyncio.wait([coming], timeout=WAITING_SECONDS if text.first_seconds is None else None)
+                if not done:
+                    state = _waiting(engine, text)
+                    if state and state != told:
+                        told = state
+                        yield [state]
+                    continue
+                deltas = [delta for _, delta in coming.result()]
+                events = [self._event(model, deltas)] if deltas else []
+                if answer.is_whole:
+                    yield [*events, {"end": figures(text, deltas[-1].finish_reason if deltas else "stop")}]
+                    return
+                yield events
+                await asyncio.sleep(GATHERING_SECONDS)
+                coming = asyncio.ensure_future(answer.pieces())
+        finally:
+            coming.cancel()
+
+    def _event(self, model: LanguageModel, deltas: list[TextDelta]) -> Event:
+        if not self._wish.details:
+            return {"t": "".join(delta.text for delta in deltas), "n": sum(d.token_id is not None for d in deltas)}
+        return {"tokens": [self._token(model, delta) for delta in deltas]}
+
+    def _token(self, model: LanguageModel, delta: TextDelta) -> list[Any]:
+        """A token's text, id, log-probability, and its rivals as pairs of a text and a log-probability."""
+        rivals = [
+            [self._text_of(model, rival.token_id), round(rival.logprob, 4)]
+            for rival in delta.top_logprobs
+            if rival.token_id != delta.token_id
+        ]
+        if delta.token_id is not None:
+            self._tail = [delta.token_id]
+        logprob = None if delta.logprob is None else round(delta.logprob, 4)
+        return [delta.text, delta.token_id, logprob, rivals]
+
+    def _text_of(self, model: LanguageModel, token_id: int) -> str:
+        """A token's text in its place: some decoders drop the space before a text's first word."""
+        decode = model.tokenizer.decode
+        before = decode(self._tail)
+        return decode([*self._tail, token_id])[len(before) :] or model.tokenizer.special_tokens.get(token_id, "")
 
 
-def _add(generation: Generation, delta: TextDelta, seconds: float) -> None:
-    is_first = not generation.token_ids
-    generation.add(delta)
-    if delta.token_id is None:
-        return
-    if is_first:
-        generation.time_to_first_token_seconds = seconds
-    else:
-        generation.decode_seconds += seconds
+def sampling_options(model: LanguageModel, wish: Sampling) -> SamplingOptions:
+    """The model's own options, what a visitor set, and a seed: drawn here, so that a good text can be had again."""
+    given = {"seed": secrets.randbits(SEED_BITS)} | wish.given()
+    return replace(model.default_sampling, **given)
 
 
-def _copy(generation: Generation) -> Generation:
-    return replace(generation, token_ids=list(generation.token_ids))
+def figures(text: ServedText, finish_reason: str | None) -> Event:
+    """What a text has cost, once it has ended or so far."""
+    begun, first, last = text.begun_seconds, text.first_seconds, text.last_seconds
+    sequence = text.sequence
+    is_timed = first is not None and last is not None and last > first
+    speed = (text.new_tokens - 1) / (last - first) if is_timed else None
+    return {
+        "finish_reason": finish_reason,
+        "new_tokens": text.new_tokens,
+        "cached_tokens": 0 if sequence is None else sequence.cached_tokens,
+        "tokens_per_second": speed,
+        "first_token_seconds": None if first is None or begun is None else first - begun,
+        "waited_seconds": (begun or time.perf_counter()) - text.accepted_seconds,
+    }
+
+
+def _waiting(engine: Engine, text: ServedText) -> Event | None:
+    """The place in line, or how far the prompt has run."""
+    place = engine.place(text)
+    if place:
+        return {"queue": place}
+    sequence = text.sequence
+    if sequence is None or sequence.cache is None:
+        return None
+    return {"prompt": [sequence.cache.length, sequence.prompt_tokens]}

@@ -1,4 +1,4 @@
-"""`python -m app serve`: OpenAI's API over a bundle, without a page."""
+"""`python -m app run`: the page and OpenAI's API over a bundle. `python -m app serve`: the API without the page."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from app.api.application import Settings, build_api
 from app.api.guard import Limits
 from app.api.server import DrainingServer
+from app.wishes import PageLimits
 from runtime.bundle import MANIFEST, Bundle
 from runtime.errors import ChatTemplateError, MissingDependencyError, OptionError
 from runtime.language_model import LanguageModel
@@ -35,8 +36,56 @@ def serve(args: argparse.Namespace) -> None:
     with suppress(ChatTemplateError, MissingDependencyError):
         _ = model.chat_template  # compiled now, and not while the first client waits
     name = args.model_name or Path(args.bundle).resolve().name
+    settings = _settings(args, bundle, name, key=key)
+    where = f"[{args.host}]" if ":" in args.host else args.host
+    server = DrainingServer(
+        build_api(model, settings),
+        host=args.host,
+        port=args.port,
+        drain_seconds=args.drain_seconds,
+        announce=lambda: print(f"{name} ({model.session.precision}) is at http://{where}:{args.port}/v1", flush=True),
+    )
+    server.run()
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serve the page until a signal, then drain."""
+    from app.site import Site
+
+    if args.queue < 0:
+        raise OptionError(f"--queue must be at least 0, not {args.queue}")
+    bundle = Bundle.open(args.bundle, revision=args.revision)
+    precision = args.precision or bundle.default_precision
+    if precision not in bundle.precisions:
+        raise OptionError(f"{args.bundle} has no precision {precision!r}; it has {', '.join(bundle.precisions)}")
+    name = args.model_name or model_name(bundle, args.bundle)
+    site = Site(
+        bundle,
+        precision=precision,
+        settings=_settings(args, bundle, name, key=None),
+        page_limits=PageLimits(args.max_prompt_tokens, args.max_new_tokens, args.max_texts),
+        threads=args.threads,
+        source=args.bundle,
+    )
+    where = f"[{args.host}]" if ":" in args.host else args.host
+
+    def announce() -> None:
+        address = f"http://{where}:{args.port}"
+        print(f"{name} ({precision}) is at {address}/", flush=True)
+        print(f"OpenAI's API is at {address}/v1. Press Ctrl-C to stop.", flush=True)
+
+    DrainingServer(site, host=args.host, port=args.port, drain_seconds=args.drain_seconds, announce=announce).run()
+
+
+def model_name(bundle: Bundle, source: str) -> str:
+    """The name that was stored at export, or else that of the Hub's repository or of the folder."""
+    stored = bundle.manifest.get("name")
+    return stored if isinstance(stored, str) and stored else Path(bundle.repo or source).resolve().name
+
+
+def _settings(args: argparse.Namespace, bundle: Bundle, name: str, *, key: str | None) -> Settings:
     made = bundle.folder / MANIFEST
-    settings = Settings(
+    return Settings(
         name=name,
         created=int(made.stat().st_mtime) if made.is_file() else 0,
         slots=args.slots,
@@ -49,15 +98,6 @@ def serve(args: argparse.Namespace) -> None:
             body_bytes=args.max_body_bytes,
         ),
     )
-    where = f"[{args.host}]" if ":" in args.host else args.host
-    server = DrainingServer(
-        build_api(model, settings),
-        host=args.host,
-        port=args.port,
-        drain_seconds=args.drain_seconds,
-        announce=lambda: print(f"{name} ({model.session.precision}) is at http://{where}:{args.port}/v1", flush=True),
-    )
-    server.run()
 
 
 def read_key(path: str | None) -> str | None:

@@ -53,12 +53,18 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
 
 
-def build_api(model: LanguageModel, settings: Settings) -> Guard:
-    """The application of a model, which was loaded with `max_running=settings.slots`. Its `app` takes more routes."""
+def build_api(model: LanguageModel, settings: Settings, traffic: Traffic | None = None) -> Guard:
+    """The application of a model, which was loaded with `max_running=settings.slots`. Its `app` takes more routes.
+
+    Args:
+        model: what answers.
+        settings: how it is served.
+        traffic: of a server that has more to serve; None for one of its own.
+    """
     metrics = Metrics()
     engine = Engine(model, slots=settings.slots, queue=settings.queue, observer=metrics)
     metrics.watch(engine, model.scheduler)
-    traffic = Traffic()
+    traffic = traffic or Traffic()
     most_tokens = settings.most_tokens or model.session.shape.max_position_embeddings
 
     @asynccontextmanager

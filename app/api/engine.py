@@ -169,6 +169,17 @@ class Engine:
         """Texts that are prepared, wait or run."""
         return self._accepted
 
+    def place(self, text: ServedText) -> int:
+        """A text's place in line, 1 for the next; 0 once its prompt has begun."""
+        if text.begun_seconds is not None:
+            return 0
+        place = 1
+        for other in list(self._live):
+            if other is text:
+                break
+            place += other.begun_seconds is None
+        return place
+
     def start(self) -> None:
         """Begin, on the running event loop."""
         self._loop = asyncio.get_running_loop()

@@ -11,13 +11,13 @@ import hmac
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
 from app.api.errors import CLOSE, ApiError, draining
-from app.api.metrics import Metrics
 
 # These answer anybody, also while the server drains.
 OPEN_PATHS = ("/health",)
@@ -59,6 +59,13 @@ class Traffic:
     is_draining: bool = False
 
 
+class Counts(Protocol):
+    """Counts answers."""
+
+    def answered(self, path: str, status: int) -> None:
+        """A request has been answered."""
+
+
 class Guard:
     """ASGI middleware.
 
@@ -71,7 +78,7 @@ class Guard:
     """
 
     def __init__(
-        self, app: FastAPI, limits: Limits, traffic: Traffic, metrics: Metrics, paths: Collection[str]
+        self, app: FastAPI, limits: Limits, traffic: Traffic, metrics: Counts, paths: Collection[str]
     ) -> None:
         self.app = app
         self.traffic = traffic

@@ -6,15 +6,26 @@ import socket
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Protocol
 
 import uvicorn
+from starlette.types import Receive, Scope, Send
 
-from app.api.guard import Guard
+from app.api.guard import Traffic
 
 # Longer than a proxy keeps a connection (nginx: 60 s), so that it is the proxy that lets go of an idle one.
 KEEP_ALIVE_SECONDS = 75
 # After the time for draining, for answers to be cut off.
 CUT_SECONDS = 1
+
+
+class Application(Protocol):
+    """An ASGI application that knows its requests."""
+
+    traffic: Traffic
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
 
 
 class DrainingServer(uvicorn.Server):
@@ -30,7 +41,7 @@ class DrainingServer(uvicorn.Server):
     """
 
     def __init__(
-        self, api: Guard, *, host: str, port: int, drain_seconds: float, announce: Callable[[], object] = lambda: None
+        self, api: Application, *, host: str, port: int, drain_seconds: float, announce: Callable[[], object] = lambda: None
     ) -> None:
         config = uvicorn.Config(
             api,

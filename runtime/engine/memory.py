@@ -18,8 +18,14 @@ UNKNOWN_BYTES = 4 * 2**30
 
 def default_cache_bytes() -> int:
     """Half of the memory that this machine, or this container, has available now."""
+    available = available_bytes()
+    return int(SHARE * (UNKNOWN_BYTES if available is None else available))
+
+
+def available_bytes() -> int | None:
+    """The memory that this machine has available now, or the container's limit; None where neither is known."""
     known = [size for size in (_available_bytes(), _container_bytes()) if size is not None]
-    return int(SHARE * min(known, default=UNKNOWN_BYTES))
+    return min(known, default=None)
 
 
 def lazy_zeros(shape: Sequence[int], dtype: type[np.generic]) -> tuple[np.ndarray, mmap.mmap]:

@@ -1,0 +1,145 @@
+"""Model: what it is, how exact and how fast its precisions are, and how it cuts a text into tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Request
+from starlette.responses import JSONResponse, Response
+
+from app.api.engine import Answer, Engine
+from app.api.errors import api_error
+from app.api.streaming import EventStream
+from app.generation import Events, figures
+from app.loss_curve import loss_curve
+from app.service import PageService, page_service
+from app.wishes import MeasureWish, TokenizeWish
+from runtime.bundle import Bundle
+from runtime.language_model import LanguageModel
+from runtime.sampling.options import SamplingOptions
+
+router = APIRouter()
+
+MEASURE_SECONDS = 20.0
+MEASURED_PROMPT_TOKENS, MEASURED_NEW_TOKENS = 256, 64
+# What the page shows of a comparison.
+FIGURES = (
+    "kl", "top1_agreement", "perplexity", "file_bytes", "prefill_tokens_per_second", "decode_tokens_per_second"
+)  # fmt: skip
+
+
+@router.get("/page/model")
+async def card(request: Request) -> Response:
+    """What is known of the model."""
+    service = page_service(request)
+    return JSONResponse(await asyncio.to_thread(_card, service))
+
+
+@router.post("/page/tokenize")
+async def tokenize(request: Request, wish: Annotated[TokenizeWish, Body()]) -> Response:
+    """The tokens of a text, with their ids."""
+    models = page_service(request).models
+    found = await models.get(models.default)
+    return JSONResponse(await found.engine.prepare(lambda: _tokens(found.model, wish.text)))
+
+
+@router.post("/page/measure")
+async def measure(request: Request, wish: Annotated[MeasureWish, Body()]) -> Response:
+    """Stream a row for each text that is generated in 20 seconds, beside those of other visitors."""
+    service = page_service(request)
+    client = request.client.host if request.client else ""
+    service.visitors.enter(client, service.limits.texts)
+    return EventStream(_measure(service, wish), partial(service.visitors.leave, client))
+
+
+def _card(service: PageService) -> dict[str, Any]:
+    bundle = service.models.bundle
+    manifest = bundle.manifest
+    comparison = manifest.get("comparison", {})
+    rows = comparison.get("precisions", {})
+    return {
+        "name": service.name,
+        "source": manifest.get("base_model") or manifest.get("source"),
+        "license": _license(bundle),
+        "parameters": manifest.get("parameters", {}),
+        "context_tokens": bundle.shape.max_position_embeddings,
+        "vocabulary_tokens": bundle.shape.vocab_size,
+        "layers": bundle.shape.num_hidden_layers,
+        "versions": manifest.get("versions", {}),
+        "reference_perplexity": comparison.get("reference", {}).get("perplexity"),
+        "precisions": {
+            name: {"file_bytes": bundle.file_bytes(name)}
+            | {figure: rows[name][figure] for figure in FIGURES if figure in rows.get(name, {})}
+            for name in bundle.precisions
+        },
+        "losses": loss_curve(manifest.get("source")),
+    }
+
+
+def _license(bundle: Bundle) -> str | None:
+    """What the model card's head says."""
+    try:
+        head = (bundle.folder / "README.md").read_text(encoding="utf-8").split("---")[1]
+    except (OSError, IndexError, UnicodeDecodeError):
+        return None
+    named = [line.partition(":")[2].strip() for line in head.splitlines() if line.startswith("license:")]
+    return named[0] if named else None
+
+
+def _tokens(model: LanguageModel, text: str) -> dict[str, Any]:
+    tokenizer = model.tokenizer
+    ids = tokenizer.encode_prompt(text, add_special_tokens=False) if text else []
+    pieces, before = [], ""
+    for end in range(1, len(ids) + 1):
+        start = max(0, end - 8)  # a character may be spread over a few tokens
+        so_far = tokenizer.decode(ids[start:end])
+        before = tokenizer.decode(ids[start : end - 1])
+        piece = so_far[len(before) :] if so_far.startswith(before) else so_far[-1:]
+        pieces.append(tokenizer.special_tokens.get(ids[end - 1]) or piece)
+    return {"tokens": [list(pair) for pair in zip(ids, pieces, strict=True)], "characters": len(text)}
+
+
+async def _measure(service: PageService, wish: MeasureWish) -> Events:
+    try:
+        precision = wish.precision or service.models.default
+        found = await service.models.get(precision)
+        context = found.model.session.shape.max_position_embeddings
+        prompt = min(MEASURED_PROMPT_TOKENS, context // 2)
+        new = min(MEASURED_NEW_TOKENS, context - prompt)
+        ends = time.monotonic() + MEASURE_SECONDS
+        while time.monotonic() < ends:
+            yield [{"row": await _round(found.engine, found.model, prompt, new) | {"precision": precision}}]
+        yield [{"end": {}}]
+    except Exception as error:  # noqa: BLE001 - the status is sent already
+        yield [{"error": str(api_error(error))}]
+
+
+async def _round(engine: Engine, model: LanguageModel, prompt_tokens: int, new_tokens: int) -> dict[str, Any]:
+    """One text of random tokens, to its full length."""
+    answer = engine.open(1)
+    try:
+        text = answer.texts[0]
+        vocabulary = model.session.shape.vocab_size
+        ids = [random.randrange(vocabulary) for _ in range(prompt_tokens)]  # noqa: S311 - no secret
+        options = SamplingOptions(temperature=0, max_new_tokens=new_tokens, stop_token_ids=())
+        text.request = model.text_request(ids, options, reuse_prompt=False, on_delta=text.take)
+        engine.submit(answer)
+        await _drain(answer)
+        cost = figures(text, "length")
+    finally:
+        answer.close()
+    first = cost["first_token_seconds"]
+    return {
+        "prefill_tokens_per_second": prompt_tokens / first if first else None,
+        "decode_tokens_per_second": cost["tokens_per_second"],
+        "others": max(0, engine.accepted),
+    }
+
+
+async def _drain(answer: Answer) -> None:
+    while await answer.pieces():
+        pass
