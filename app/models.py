@@ -120,9 +120,7 @@ class Models:
         if self.tokenizer is None:
             self.tokenizer = Tokenizer(self.bundle)
         session = DecoderSession(self.bundle, precision, threads=self._threads)
-        return LanguageModel(
-            self.bundle, session, self.tokenizer, cached_prompts=self._slots, max_running=self._slots
-        )
+        return LanguageModel(self.bundle, session, self.tokenizer, cached_prompts=self._slots, max_running=self._slots)
 
     async def _make_room(self, file_bytes: int) -> None:
         """Close the precisions that have been idle longest, as far as memory asks for it."""
@@ -137,4 +135,3 @@ class Models:
                 return
             found = self._tasks.pop(name).result()
             await asyncio.to_thread(found.engine.stop)
-

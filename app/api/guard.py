@@ -77,9 +77,7 @@ class Guard:
         paths: that we have; others are counted as one.
     """
 
-    def __init__(
-        self, app: FastAPI, limits: Limits, traffic: Traffic, metrics: Counts, paths: Collection[str]
-    ) -> None:
+    def __init__(self, app: FastAPI, limits: Limits, traffic: Traffic, metrics: Counts, paths: Collection[str]) -> None:
         self.app = app
         self.traffic = traffic
         self._limits = limits

@@ -41,7 +41,13 @@ class DrainingServer(uvicorn.Server):
     """
 
     def __init__(
-        self, api: Application, *, host: str, port: int, drain_seconds: float, announce: Callable[[], object] = lambda: None
+        self,
+        api: Application,
+        *,
+        host: str,
+        port: int,
+        drain_seconds: float,
+        announce: Callable[[], object] = lambda: None,
     ) -> None:
         config = uvicorn.Config(
             api,
