@@ -13,7 +13,7 @@ import onnx_ir as ir
 from export.calibration import Calibration
 from export.errors import ExportError
 from export.mixed_precision import smallest_within
-from export.weight_formats import Blockwise, DynamicInt8, Float, Mixed, WeightFormat
+from export.weight_formats import Blockwise, DynamicInt8, Float, Mixed, SecondMoment, WeightFormat
 from model import ModelConfig
 from runtime.precisions import INT8_CACHE_SUFFIX, PRECISIONS, Precision
 
@@ -32,10 +32,17 @@ MakeFormat = Callable[[Calibration], WeightFormat]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A precision, and how its weights are made."""
+    """A precision, and how its weights are made.
+
+    Attributes:
+        precision: its row.
+        make_format: called with what is known of the activations as the weights are seen.
+        smoothed: the weights are seen through `SmoothedCheckpoint`.
+    """
 
     precision: Precision
     make_format: MakeFormat
+    smoothed: bool = False
 
     @property
     def name(self) -> str:
@@ -48,13 +55,18 @@ def int8_block_size(config: ModelConfig) -> int:
     return BLOCK_SIZE if config.hidden_size >= WIDE_HIDDEN_SIZE else NARROW_BLOCK_SIZE
 
 
+def gptq(calibration: Calibration) -> SecondMoment | None:
+    """Rounding by GPTQ, unless the user wants no calibration."""
+    return calibration.second_moment if calibration.tokens else None
+
+
 def _eight_bits(calibration: Calibration) -> Blockwise:
-    return Blockwise(int8_block_size(calibration.config))
+    return Blockwise(int8_block_size(calibration.config), second_moment=gptq(calibration))
 
 
 def _four_bits(calibration: Calibration) -> Blockwise:
     block_size = min(Q4_BLOCK_SIZE, int8_block_size(calibration.config))
-    return Blockwise(block_size, bits=4, second_moment=calibration.second_moment if calibration.tokens else None)
+    return Blockwise(block_size, bits=4, second_moment=gptq(calibration))
 
 
 def _four_bits_below_the_head(calibration: Calibration) -> WeightFormat:
@@ -66,9 +78,12 @@ WEIGHTS: dict[str, MakeFormat] = {
     "fp32": lambda _: Float(),
     "fp16": lambda _: Float(ir.DataType.FLOAT16),
     "int8": _eight_bits,
-    "q8": lambda _: DynamicInt8(),
+    "q8": lambda calibration: DynamicInt8(gptq(calibration)),
     "q4": _four_bits_below_the_head,
 }
+
+# Floats have no use for it.
+SMOOTHED = frozenset(WEIGHTS) - {"fp32", "fp16"}
 
 
 def automatic(kl_budget: float) -> Recipe:
@@ -79,7 +94,7 @@ def automatic(kl_budget: float) -> Recipe:
         return smallest_within(calibration, kl_budget, candidates, progress=calibration.progress)
 
     row = PRECISIONS["auto"]
-    return Recipe(replace(row, summary=f"{row.summary} of {kl_budget:g} nats"), make_format)
+    return Recipe(replace(row, summary=f"{row.summary} of {kl_budget:g} nats"), make_format, smoothed=True)
 
 
 def parse_precisions(names: str, *, kl_budget: float = DEFAULT_KL_BUDGET) -> list[Recipe]:
@@ -92,7 +107,7 @@ def parse_precisions(names: str, *, kl_budget: float = DEFAULT_KL_BUDGET) -> lis
     Raises:
         ExportError: an unknown one; it names those that are known.
     """
-    own = {name: Recipe(PRECISIONS[name], make_format) for name, make_format in WEIGHTS.items()}
+    own = {name: Recipe(PRECISIONS[name], make_format, name in SMOOTHED) for name, make_format in WEIGHTS.items()}
     own["auto"] = automatic(kl_budget)
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in wanted if name not in PRECISIONS]
@@ -103,6 +118,6 @@ def parse_precisions(names: str, *, kl_budget: float = DEFAULT_KL_BUDGET) -> lis
         )
     with_weights = [name for wish in wanted for name in (PRECISIONS[wish].weights, wish)]
     return [
-        own.get(name) or Recipe(PRECISIONS[name], own[PRECISIONS[name].weights].make_format)
+        own.get(name) or replace(own[PRECISIONS[name].weights], precision=PRECISIONS[name])
         for name in dict.fromkeys(with_weights)
     ]
