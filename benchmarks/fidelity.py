@@ -107,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     bundle = Bundle.open(args.bundle)
     ids = Tokenizer(bundle).encode(args.text.read_text(encoding="utf-8")[:CHARACTERS], add_special_tokens=False)
+    if len(ids) < args.windows * WINDOW_TOKENS:
+        parser.error(f"{args.text} has {len(ids)} tokens, {args.windows} windows have {args.windows * WINDOW_TOKENS}")
     windows = np.array(ids[: args.windows * WINDOW_TOKENS], np.int64).reshape(args.windows, WINDOW_TOKENS)
     precisions = args.precisions.split(",") if args.precisions else [p for p in bundle.precisions if p != "fp32"]
     rows = measure(args.checkpoint, bundle, precisions, windows)

@@ -22,7 +22,7 @@ from model.weights import build_block
 from runtime.progress import progress_bar
 
 DEFAULT_TOKENS = 4096
-FEWEST_ROWS, LONGEST_ROW = 16, 256
+FEWEST_ROWS, LONGEST_ROW = 32, 128
 # Linear layers that read what another one reads.
 SAME_INPUT = {"qkv_proj": "q_proj", "k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 INPUTS = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")

@@ -106,7 +106,7 @@ class EvenedCheckpoint:
 def even_factors(ranges: np.ndarray) -> Tensor:
     """By what each feature is lifted to its layer's largest, [num_hidden_layers, num_key_value_heads, head_dim]."""
     found = torch.from_numpy(ranges)
-    return (found.amax((1, 2), keepdim=True) / found).nan_to_num(posinf=LARGEST_FACTOR).clamp(1, LARGEST_FACTOR)
+    return (found.amax((1, 2), keepdim=True) / found).nan_to_num(nan=1.0, posinf=LARGEST_FACTOR).clamp(1, LARGEST_FACTOR)
 
 
 def write_int8_cache_graph(graph: Path, out: Path, cache_range: CacheRange) -> None:
