@@ -43,6 +43,7 @@ ORDER = {
         "contract",
         "precisions",
         "progress",
+        "version",
         "hub",
         "sampling",
         "generation_config",
