@@ -23,6 +23,7 @@ def measure_details(
     *,
     prompt_tokens: int,
     new_tokens: int,
+    threads: int | None,
 ) -> Details:
     """Look into one precision.
 
@@ -33,6 +34,7 @@ def measure_details(
         residuals: the reference's residual stream on it, as `Reference.residuals` gives it.
         prompt_tokens: run by the process whose memory is measured.
         new_tokens: decoded by it.
+        threads: that it uses; None for its default.
     """
     path = bundle.model_file(session.precision)
     names = residual_names(path) if residuals is not None else None
@@ -49,6 +51,6 @@ def measure_details(
             session.precision,
             prompt_tokens=prompt_tokens,
             new_tokens=new_tokens,
-            threads=session.threads,
+            threads=threads,
         ),
     )

@@ -112,7 +112,7 @@ class KlAccumulator:
 
 
 def _larger(one: float, other: float) -> float:
-    """The larger number; NaN where one is, unlike Python's `max`, so that a broken graph never looks like a good one."""
+    """The larger number, or NaN, unlike Python's `max`: a broken graph must not look like a good one."""
     return float(np.maximum(one, other))
 
 
@@ -165,7 +165,7 @@ def _close(p: np.ndarray, t: np.ndarray, scratch: np.ndarray) -> tuple[np.ndarra
 
 
 def _excess(t: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """e^t - 1 - t, into `out`. For small t it is t^2 / 2, which expm1(t) - t would have to find in expm1's last bits."""
+    """e^t - 1 - t, into `out`. For small t it is t^2 / 2, which expm1(t) - t would find in expm1's last bits."""
     if np.abs(t, out=out).max() < SMALL_SHIFT:
         np.multiply(t, np.float32(1 / 24), out=out)
         out += np.float32(1 / 6)
