@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from export.bundle import export_bundle
 from export.comparison.compare import compare
 from export.comparison.drift import Drift
 from export.comparison.report_html import html_report
-from export.comparison.thresholds import OPTIONS, parse_limits, shortfalls
+from export.comparison.thresholds import OPTIONS, parse_limits, shortfalls, unfit
 from export.comparison.torch_reference import TorchReference
 from export.errors import ExportError
 from export.precisions import parse_precisions
@@ -162,6 +163,25 @@ def test_what_falls_short_is_named(comparison, option, value, named):
     assert line.startswith(value.split("=")[0])
     assert named in line
     assert OPTIONS[option] in line
+
+
+def test_default_limits_are_wider_for_a_small_model(monkeypatch):
+    row = dataclasses.replace(PRECISIONS["int8"], small_model_limits=Limits(1.0, 0.5, 1.0))
+    monkeypatch.setitem(PRECISIONS, "int8", row)
+    for parameters, expected in ((135_000_000, row.limits), (260_000, row.small_model_limits)):
+        assert parse_limits({}, ["int8"], parameters=parameters)["int8"] == expected
+    assert parse_limits({}, ["int8"])["int8"] == row.small_model_limits
+
+
+def test_a_precision_that_is_not_fit_for_use_is_named_with_one_that_is(comparison):
+    assert unfit(comparison) == {}
+    poor = dataclasses.replace(comparison.precisions["q8"], top1_agreement=0.834)
+    found = unfit(dataclasses.replace(comparison, precisions=comparison.precisions | {"q8": poor}))
+    assert list(found) == ["q8"]
+    assert found["q8"].startswith("q8 is not fit for use on this model: its likeliest token is PyTorch's at 83.4%")
+    assert "; int8 agrees at " in found["q8"]
+    alone = dataclasses.replace(comparison, precisions={"q8": poor})
+    assert unfit(alone)["q8"].endswith("below 90%")
 
 
 class Page(HTMLParser):
