@@ -1,6 +1,7 @@
 """How far a long piece of work is, on stderr: a bar on a terminal, and in a log a line every few seconds.
 
-Every package uses it and none uses tqdm itself. tqdm comes with huggingface_hub, which tokenizers needs; it is loaded when a bar is made.
+Every package uses it, and none uses tqdm itself. tqdm comes with huggingface_hub, which tokenizers needs; it is loaded
+when a bar is made.
 """
 
 from __future__ import annotations

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from export.comparison.details import measure_details
 from export.comparison.greedy import Continuation
+from export.comparison.outliers import Outliers
 from export.comparison.predict import Predictions, Workers, predict
 from export.comparison.reference import Reference, SessionReference
 from export.comparison.results import QUANTILES, Comparison, Details, PrecisionFigures, ReferenceFigures
+from export.comparison.token_losses import measure_token_losses, token_texts
 from export.errors import ExportError
 from runtime.bundle import Bundle
 from runtime.engine.session import DecoderSession
@@ -27,8 +30,8 @@ DEFAULT_WINDOW = 512
 SAMPLED_TOKENS = 512
 PROMPT_TOKENS, CONTINUED_TOKENS = 16, 64
 BENCH_PROMPT_TOKENS, BENCH_NEW_TOKENS, BENCH_REPEATS = 128, 32, 3
-# Of the text's first tokens, for the details: enough for several chunks of cache, and for a mean over tokens.
-DETAIL_TOKENS = 64
+# Of the text's first tokens, for the look inside: enough for a mean over tokens.
+DETAIL_TOKENS = 256
 # Files that are opened together; onnxruntime takes up to twice their size for it.
 OPENED_BYTES = 4e9
 
@@ -78,11 +81,18 @@ def compare(
     continuation = Continuation.of(reference, prompt, min(CONTINUED_TOKENS, context - len(prompt)))
     predicted: dict[str, Predictions] = {}
     looked: dict[str, Details] = {}
+    inside = Inside.of(bundle, reference, token_ids) if details else None
     for group in groups:
         sessions = sessions or _open(bundle, group, workers)
         own, found = predict(reference, sessions, windows, workers, progress=progress)
         predicted |= found
-        looked |= _look_inside(bundle, reference, sessions, token_ids, threads, progress) if details else {}
+        if inside is not None:
+            looked |= _look_inside(bundle, inside, sessions, threads, progress)
+            text_of = token_texts(bundle)
+            looked |= {
+                name: replace(looked[name], token_losses=measure_token_losses(windows, own, found[name], text_of))
+                for name in group
+            }
         sessions = {}
     figures = {}
     # Speed is measured one by one, with nothing else in memory.
@@ -93,7 +103,8 @@ def compare(
         figures[name] = _figures(bundle, session, predicted[name], own.nll, continuation, looked.get(name))
     interval = _perplexity_interval(own.nll.token_nats)
     reference_figures = ReferenceFigures(reference.name, own.nll.perplexity, interval, own.nll.mean_nats)
-    return Comparison(text, own.nll.tokens, window, len(continuation.token_ids), reference_figures, figures)
+    outliers = inside and inside.outliers
+    return Comparison(text, own.nll.tokens, window, len(continuation.token_ids), reference_figures, figures, outliers)
 
 
 def _groups(bundle: Bundle) -> list[list[str]]:
@@ -139,21 +150,32 @@ def _best_of(bundle: Bundle, sessions: dict[str, DecoderSession]) -> SessionRefe
     return SessionReference(sessions[name], bundle.model_file(name))
 
 
+@dataclass(frozen=True)
+class Inside:
+    """The residual stream of the reference on the text's first tokens; None where it cannot be seen."""
+
+    token_ids: list[int]
+    residuals: list[np.ndarray] | None
+
+    @classmethod
+    def of(cls, bundle: Bundle, reference: Reference, token_ids: Sequence[int]) -> Inside:
+        """Run the reference."""
+        token_ids = list(token_ids[: min(DETAIL_TOKENS, bundle.shape.max_position_embeddings // 2)])
+        return cls(token_ids, reference.residuals(token_ids))
+
+    @property
+    def outliers(self) -> Outliers | None:
+        """Of the stream."""
+        return None if self.residuals is None else Outliers.of(self.residuals, self.token_ids)
+
+
 def _look_inside(
-    bundle: Bundle,
-    reference: Reference,
-    sessions: dict[str, DecoderSession],
-    token_ids: Sequence[int],
-    threads: int | None,
-    progress: bool,
+    bundle: Bundle, inside: Inside, sessions: dict[str, DecoderSession], threads: int | None, progress: bool
 ) -> dict[str, Details]:
-    token_ids = list(token_ids[: min(DETAIL_TOKENS, bundle.shape.max_position_embeddings // 2)])
-    residuals = reference.residuals(token_ids)
     prompt_tokens, new_tokens = _bench_tokens(bundle)
+    sizes = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
     return {
-        name: measure_details(
-            bundle, session, token_ids, residuals, prompt_tokens=prompt_tokens, new_tokens=new_tokens, threads=threads
-        )
+        name: measure_details(bundle, session, inside.token_ids, inside.residuals, **sizes, threads=threads)
         for name, session in progress_bar(
             sessions.items(), description="details", unit="precisions", show=progress, total=len(sessions)
         )
