@@ -10,7 +10,8 @@ import numpy as np
 from export.comparison.details import measure_details
 from export.comparison.greedy import Continuation
 from export.comparison.outliers import Outliers
-from export.comparison.predict import Predictions, Workers, predict
+from export.comparison.predict import Workers, predict
+from export.comparison.predictions import Predictions
 from export.comparison.reference import Reference, SessionReference
 from export.comparison.results import QUANTILES, Comparison, Details, PrecisionFigures, ReferenceFigures
 from export.comparison.token_losses import measure_token_losses, token_texts

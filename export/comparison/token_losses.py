@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.comparison.predict import Predictions
+from export.comparison.predictions import Predictions
 from runtime.bundle import Bundle
 from runtime.text.tokenizer import Tokenizer
 
