@@ -14,6 +14,7 @@ from export.comparison.predict import Workers, predict
 from export.comparison.predictions import Predictions
 from export.comparison.reference import Reference, SessionReference
 from export.comparison.results import QUANTILES, Comparison, Details, PrecisionFigures, ReferenceFigures
+from export.comparison.sampled_text import sample_tokens
 from export.comparison.token_losses import measure_token_losses, token_texts
 from export.errors import ExportError
 from runtime.bundle import Bundle
@@ -22,13 +23,9 @@ from runtime.evaluation.bench import bench
 from runtime.evaluation.interval import mean_interval
 from runtime.evaluation.nll import NllAccumulator
 from runtime.evaluation.windows import document_windows
-from runtime.generation.generate import generate_step
 from runtime.progress import progress_bar
-from runtime.sampling.options import SamplingOptions
-from runtime.sampling.sampler import make_sampler
 
 DEFAULT_WINDOW = 512
-SAMPLED_TOKENS = 512
 PROMPT_TOKENS, CONTINUED_TOKENS = 16, 64
 BENCH_PROMPT_TOKENS, BENCH_NEW_TOKENS, BENCH_REPEATS = 128, 32, 3
 # Of the text's first tokens, for the look inside: enough for a mean over tokens.
@@ -68,7 +65,7 @@ def compare(
     context = bundle.shape.max_position_embeddings
     groups = _groups(bundle)
     if token_ids is None:
-        token_ids = sample_tokens(bundle, DecoderSession(bundle, groups[0][0], threads=threads), progress)
+        token_ids = sample_tokens(bundle, DecoderSession(bundle, groups[0][0], threads=threads), progress=progress)
     if len(token_ids) <= PROMPT_TOKENS:
         raise ExportError(f"the text has {len(token_ids)} tokens; comparing needs more than {PROMPT_TOKENS}")
     window = min(window, context)
@@ -127,23 +124,6 @@ def _groups(bundle: Bundle) -> list[list[str]]:
 def _open(bundle: Bundle, names: Sequence[str], workers: Workers) -> dict[str, DecoderSession]:
     # Threads that spin between calls would take the reference's time, and each other's.
     return {name: DecoderSession(bundle, name, threads=workers.threads, spin=False) for name in names}
-
-
-def sample_tokens(bundle: Bundle, session: DecoderSession, progress: bool) -> list[int]:
-    """Documents that the model itself writes, at temperature 1 from its BOS token: its own distribution by design."""
-    sampler = make_sampler(SamplingOptions(temperature=1, top_p=1, seed=0))
-    start = bundle.bos_token_id if bundle.bos_token_id is not None else 0
-    longest = min(SAMPLED_TOKENS, bundle.shape.max_position_embeddings - 1)
-    token_ids = [start]
-    while len(token_ids) < SAMPLED_TOKENS:
-        document = generate_step(session, [start], max_new_tokens=longest, sampler=sampler)
-        for token_id, *_ in progress_bar(document, description="sample", unit="tokens", show=progress):
-            token_ids.append(token_id)
-            if token_id in bundle.eos_token_ids:
-                break
-        if token_ids[-1] != start:
-            token_ids.append(start)
-    return token_ids[:SAMPLED_TOKENS]
 
 
 def _best_of(bundle: Bundle, sessions: dict[str, DecoderSession]) -> SessionReference:
