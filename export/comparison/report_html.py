@@ -42,9 +42,8 @@ def html_report(comparison: Comparison, bundle: Bundle, faults: Sequence[str], w
         section("How far predictions lie apart", "", _prediction_plots(comparison, colours)),
         token_section(comparison, colours, text_of),
         layer_section(comparison, colours, text_of),
-        section(
-            "What it costs, and how it runs", "", [*_cost_plots(comparison, colours), *_tables(comparison, bundle)]
-        ),
+        section("What it costs", "", _cost_plots(comparison, colours)),
+        section("How it runs", "", _tables(comparison, bundle)),
     )
     return PAGE.substitute(
         title=escape(f"{name} as ONNX: is it the model?"),

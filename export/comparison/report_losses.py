@@ -43,8 +43,8 @@ def token_section(comparison: Comparison, colours: Mapping[str, str], text_of: C
     )
     return section(
         "Which tokens lose most",
-        f"KL from {comparison.reference.name}, token by token. A few positions carry much of it: where the reference "
-        "itself hesitates between tokens, and where a wrong token is a wrong fact.",
+        f"KL from {comparison.reference.name}, by the reference's confidence, the token and the place in its window; "
+        "and the positions that differ most.",
         cards,
         below=card("The worst tokens", "", worst),
     )
@@ -122,7 +122,7 @@ def _drift(details: Mapping[str, Details], colours: Mapping[str, str]) -> Iterab
         )
         for name, drift in drifts.items()
     ]
-    content = f'<div class="scroll">{table(("", "what adds most to the drift", "at the end"), rows)}</div>'
+    content = f'<div class="scroll words">{table(("", "what adds most to the drift", "at the end"), rows)}</div>'
     yield card("Where precision is lost", "", content)
 
 

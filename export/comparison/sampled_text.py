@@ -52,6 +52,7 @@ def sample_tokens(bundle: Bundle, session: DecoderSession, *, progress: bool) ->
                 bar.update(token is not None)
                 if sequence.finish_reason is not None:
                     begin_document()
-    # Where one token is both BOS and end of text, it stands between two documents once.
     texts = [document.token_ids for document in documents]
-    return [token_id for text in texts for token_id in (text[:-1] if text[-1] == start and len(text) > 1 else text)]
+    # Where one token is both BOS and end of text, it stands between two documents once.
+    texts = [text[:-1] if text[-1] == start else text for text in texts]
+    return [token_id for text in texts if len(text) > 1 for token_id in text]
