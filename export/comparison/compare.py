@@ -76,7 +76,8 @@ def compare(
     if reference.vocab_size != bundle.shape.vocab_size:
         raise ExportError(f"{bundle.folder} and the checkpoint have different vocabularies: they are not one model")
     prompt = list(token_ids[:PROMPT_TOKENS])
-    continuation = Continuation.of(reference, prompt, min(CONTINUED_TOKENS, context - len(prompt)))
+    with reference.using_threads(workers.threads):
+        continuation = Continuation.of(reference, prompt, min(CONTINUED_TOKENS, context - len(prompt)))
     predicted: dict[str, Predictions] = {}
     looked: dict[str, Details] = {}
     inside = Inside.of(bundle, reference, token_ids) if details else None
