@@ -17,6 +17,7 @@ from runtime.engine.chunks import ATTENTION_BLOCK, ChunkRule
 from runtime.engine.exact_products import exact_product_options
 from runtime.engine.kv_cache import KVCache
 from runtime.engine.threads import default_threads
+from runtime.engine.weight_pages import release_weight_pages
 from runtime.errors import BundleError, OptionError, PromptError
 from runtime.precisions import INT8_CACHE_SUFFIX, PRECISIONS, batch_invariant_names
 
@@ -88,6 +89,7 @@ class DecoderSession:
         )
         with one_line_errors(path, "cannot be opened by"):
             self._ort = ort.InferenceSession(str(path), _session_options(self.threads, spin), ["CPUExecutionProvider"])
+        release_weight_pages(path.parent)
         self._path = path
         self.graph_seconds = 0.0
         self.cache_dtype = self._check_contract()
