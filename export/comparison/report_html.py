@@ -42,8 +42,12 @@ def html_report(comparison: Comparison, bundle: Bundle, faults: Sequence[str], w
         section("How far predictions lie apart", "", _prediction_plots(comparison, colours)),
         token_section(comparison, colours, text_of),
         layer_section(comparison, colours, text_of),
-        section("What it costs", "", _cost_plots(comparison, colours)),
-        section("How it runs", "", _tables(comparison, bundle)),
+        section(
+            "What it costs, and how it runs",
+            "",
+            [*_cost_plots(comparison, colours), *_cache_paths(comparison)],
+            below=_continuations(comparison, bundle),
+        ),
     )
     return PAGE.substitute(
         title=escape(f"{name} as ONNX: is it the model?"),
@@ -130,7 +134,7 @@ def _cost_plots(comparison: Comparison, colours: Mapping[str, str]) -> Iterable[
     yield card("Decode", "tokens per second", bars("Decode speed", speeds))
 
 
-def _tables(comparison: Comparison, bundle: Bundle) -> Iterable[str]:
+def _continuations(comparison: Comparison, bundle: Bundle) -> str:
     tokenizer = Tokenizer(bundle)
     rows = [
         (escape(name), str(f.first_divergence), *(f"<code>{escape(repr(tokenizer.decode([token_id])))}</code>"
@@ -141,7 +145,10 @@ def _tables(comparison: Comparison, bundle: Bundle) -> Iterable[str]:
     text = f"{comparison.continued_tokens} tokens, from the first of the text."
     if rows:
         text = table(("precision", "after", "reference", "here", "margin"), rows)
-    yield card("Where greedy continuations part", "", f'<div class="scroll">{text}</div>')
+    return card("Where greedy continuations part", "", f'<div class="scroll">{text}</div>')
+
+
+def _cache_paths(comparison: Comparison) -> Iterable[str]:
     details = {name: f.details for name, f in comparison.precisions.items() if f.details is not None}
     if not details:
         return

@@ -57,7 +57,7 @@ def layer_section(comparison: Comparison, colours: Mapping[str, str], text_of: C
         "Which layers lose most",
         "The residual stream of each graph against the reference's, and where the reference's own activations have "
         "outliers, which is where quantization is hardest.",
-        [*_drift(details, colours), *_outliers(comparison.outliers, text_of)],
+        [*_drift(comparison, details, colours), *_outliers(comparison.outliers, text_of)],
     )
 
 
@@ -104,11 +104,13 @@ def _visible(text: str) -> str:
     return text.replace("\n", "↵") or "∅"
 
 
-def _drift(details: Mapping[str, Details], colours: Mapping[str, str]) -> Iterable[str]:
+def _drift(comparison: Comparison, details: Mapping[str, Details], colours: Mapping[str, str]) -> Iterable[str]:
     drifts = {name: found.drift for name, found in details.items() if found.drift is not None}
     if not drifts:
         return
-    series = [Line(name, colours[name], [error for _, error in drift.steps]) for name, drift in drifts.items()]
+    # Beside one of rounding alone, the lines of all others would lie together at the top.
+    drawn = [name for name in drifts if comparison.precisions[name].kl > LEAST_KL] or list(drifts)
+    series = [Line(name, colours[name], [error for _, error in drifts[name].steps]) for name in drawn]
     plot = lines("Drift by layer", _stream_labels(len(series[0].values)), series)
     shown = {name: colours[name] for name in drifts}
     yield card(
@@ -160,10 +162,8 @@ def _outlier_text(outliers: Outliers, text_of: Callable[[int], str]) -> str:
 
 
 def _stream_labels(places: int) -> list[str]:
-    """Each layer's number stands under its attention; the MLP follows without one."""
+    """Each layer's number stands under its attention; the MLP follows without one, and layer 0 in a deep model."""
     layers = (places - 1) // 2
     every = -(-layers // 10)
-    return [
-        "emb",
-        *(str(step // 2) if step % 2 == 0 and step // 2 % every == 0 else "" for step in range(2 * layers)),
-    ]
+    shown = range(0 if every == 1 else every, layers, every)
+    return ["emb", *(str(step // 2) if step % 2 == 0 and step // 2 in shown else "" for step in range(2 * layers))]
