@@ -112,7 +112,7 @@ def _drift(comparison: Comparison, details: Mapping[str, Details], colours: Mapp
     drawn = [name for name in drifts if comparison.precisions[name].kl > LEAST_KL] or list(drifts)
     series = [Line(name, colours[name], [error for _, error in drifts[name].steps]) for name in drawn]
     plot = lines("Drift by layer", _stream_labels(len(series[0].values)), series)
-    shown = {name: colours[name] for name in drifts}
+    shown = {name: colours[name] for name in drawn}
     yield card(
         "Drift by layer", "relative error of the residual stream after each attention and MLP", plot + key(shown)
     )
