@@ -188,6 +188,10 @@ def test_a_library_is_imported_in_its_home_only(library):
         assert not found, f"{path.relative_to(REPOSITORY)} imports {found}"
 
 
+def test_bars_are_made_by_one_module_that_knows_logs():
+    assert [path for path in FILES if "tqdm" in set(imported(parse(path)))] == [REPOSITORY / "runtime" / "progress.py"]
+
+
 @pytest.mark.parametrize("path", files_of("runtime"), ids=lambda path: path.name)
 def test_a_module_of_the_runtime_loads_numpy_onnxruntime_tokenizers_and_nothing_else(path):
     loaded = {name.split(".")[0] for name in imported_when_loaded(parse(path).body)}
