@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -54,11 +53,8 @@ def test_a_broken_file_fails_in_one_line(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not {"SMOLTEXT_REAL_GGUF", "SMOLTEXT_REAL_MODEL"} <= os.environ.keys(), reason="the real model is not given"
-)
-def test_the_real_model_gives_the_bundle_of_its_folder(tmp_path):
-    for variable, out in (("SMOLTEXT_REAL_GGUF", "a"), ("SMOLTEXT_REAL_MODEL", "b")):
+def test_the_real_model_gives_the_bundle_of_its_folder(real_gguf, real_model, tmp_path):
+    for source, out in ((real_gguf, "a"), (real_model, "b")):
         arguments = ["--out", str(tmp_path / out), "--precisions", "fp32,int8", "--no-compare"]
-        assert main(["run", os.environ[variable], *arguments]) == 0
+        assert main(["run", str(source), *arguments]) == 0
     assert graphs(tmp_path / "a") == graphs(tmp_path / "b")

@@ -283,9 +283,8 @@ def test_another_tokenizer_must_be_one(tiny, tmp_path):
         open_checkpoint(tmp_path / "theirs", tokenizer=tmp_path)
 
 
-@pytest.mark.skipif("SMOLTEXT_REAL_GGUF" not in os.environ, reason="SMOLTEXT_REAL_GGUF names no GGUF of SmolLM2")
-def test_the_real_tokenizer_is_the_original(shared_data):
-    source = open_checkpoint(os.environ["SMOLTEXT_REAL_GGUF"])
-    ours = Tokenizer.from_file(str(tokenizer_folder(source) / "tokenizer.json"))
+@pytest.mark.slow
+def test_the_real_tokenizer_is_the_original(real_gguf, shared_data):
+    ours = Tokenizer.from_file(str(tokenizer_folder(open_checkpoint(real_gguf)) / "tokenizer.json"))
     cases = json.loads((shared_data / "reference" / "tokenization_cases.json").read_text())["cases"]
     assert [ours.encode(case["text"]).ids for case in cases] == [case["ids"] for case in cases]
