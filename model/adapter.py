@@ -18,6 +18,7 @@ from torch import Tensor
 
 from model.checkpoint import SIDE_FILES, Checkpoint
 from model.errors import CheckpointError
+from model.files import read_object
 from model.hub import ADAPTER_FILE
 from model.weight_files import has_weights
 
@@ -103,12 +104,7 @@ def _factors(name: str) -> tuple[str, str]:
 
 
 def _read_settings(path: Path) -> Mapping[str, Any]:
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not readable JSON: {error}") from None
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(settings).__name__}, not an object")
+    settings = read_object(path, CheckpointError)
     for name, neutral in _NEUTRAL.items():
         if settings.get(name, neutral[0]) not in neutral:
             raise CheckpointError(

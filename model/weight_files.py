@@ -5,7 +5,6 @@ PyTorch's files are pickles, so they are read with `weights_only=True`: a file t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model.errors import CheckpointError
+from model.files import read_object
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -116,8 +116,8 @@ def shard_names(index: Path) -> list[str]:
         CheckpointError: it cannot be read, or names files outside its folder or of another kind.
     """
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        names = sorted(set(read_object(index, CheckpointError)["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} is not an index of weights: {error!r}") from None
     suffix = ".bin" if index.name == PYTORCH_INDEX_FILE else ".safetensors"
     for name in names:

@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from export.bundle import export_bundle
 from export.precisions import parse_precisions
 from model import Checkpoint
-from tests.export.graphs import make_checkpoint
-from tests.export.hub_server import TOKEN, blob_id, running_hub
-from tests.goldens.make_tiny_bundle import VOCAB_SIZE, make_tokenizer
+from tests.export.hub_server import TOKEN, blob_id, completed, downloaded, files_of, one_line
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 REPO = "someone/tiny-onnx"
-
-
-@pytest.fixture
-def hub():
-    with running_hub() as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def checkpoint_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    make_checkpoint(folder, {"vocab_size": VOCAB_SIZE, "bos_token_id": 0, "eos_token_id": 0})
-    make_tokenizer().save(str(folder / "tokenizer.json"))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -51,57 +29,9 @@ def bundle(whole_bundle, tmp_path):
     return shutil.copytree(whole_bundle, tmp_path / "bundle")
 
 
-@pytest.fixture
-def run(hub, tmp_path):
-    """Run a command line against the Hub; HF_ENDPOINT is read when huggingface_hub is loaded, so in a process."""
-
-    def run(*arguments, token: str | None = TOKEN, endpoint: str | None = None, offline: bool = False):
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        environment |= {
-            "HF_ENDPOINT": endpoint or hub.url,
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_OFFLINE": str(int(offline)),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "NO_PROXY": "127.0.0.1",
-            "OMP_NUM_THREADS": "1",
-        }
-        if token is not None:
-            environment["HF_TOKEN"] = token
-        command = [sys.executable, "-m", *map(str, arguments)]
-        return subprocess.run(
-            command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=60
-        )
-
-    return run
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-
-
 def pushed(done) -> dict:
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
-
-
-def one_line(done) -> str:
-    assert done.returncode == 1, done.stdout
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1, done.stderr
-    return done.stderr
-
-
-def completed(attempt):
-    """A command that may fail once, in words, where a connection was cut, and then ends well."""
-    done = attempt()
-    if done.returncode:
-        assert "Traceback" not in done.stderr
-        assert done.stderr.splitlines()[-1].startswith("error: ")
-        done = attempt()
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 def test_push_makes_a_repository_with_exactly_the_manifests_files(hub, run, bundle):
@@ -204,105 +134,6 @@ def test_errors_of_push_are_one_line_each(hub, run, bundle):
     assert hub.repos["someone/weights"]["main"].keys() == {"config.json", "model.safetensors"}
 
 
-def test_a_checkpoint_is_exported_by_its_id_and_revision(hub, run, checkpoint_folder, tmp_path):
-    weights = files_of(checkpoint_folder)
-    hub.repos["base/tiny"] = {"main": {"config.json": b"{}"}, "v1": weights | {"evil.bin": b"pickle"}}
-    hub.drops = {"model.safetensors": 1}  # HEAD first, then the body: cut in the middle
-    out = tmp_path / "out"
-    arguments = ("export", "run", "base/tiny", "--revision", "v1", "--out", out, "--precisions", "fp32", "--no-compare")
-    completed(lambda: run(*arguments))
-    assert hub.drops == {"model.safetensors": 0}
-    assert not any("evil.bin" in path for path in hub.sent("GET"))
-    manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["base_model"] == "base/tiny"
-    assert "base_model: base/tiny" in (out / "README.md").read_text()
-
-
-def stored_forms(folder: Path) -> dict[str, dict[str, bytes]]:
-    """The same weights in every form that is read: the files of each."""
-    import torch
-    from safetensors.torch import load_file, save
-
-    tensors = load_file(folder / "model.safetensors")
-    halves = {"1-of-2": dict(list(tensors.items())[::2]), "2-of-2": dict(list(tensors.items())[1::2])}
-
-    def pickled(part: dict) -> bytes:
-        buffer = io.BytesIO()
-        torch.save(part, buffer)
-        return buffer.getvalue()
-
-    def sharded(stem: str, suffix: str, save_part) -> dict[str, bytes]:
-        files = {f"{stem}-0000{place}{suffix}": save_part(part) for place, part in halves.items()}
-        weight_map = {name: f"{stem}-0000{place}{suffix}" for place, part in halves.items() for name in part}
-        return files | {f"{stem}{suffix}.index.json": json.dumps({"weight_map": weight_map}).encode()}
-
-    return {
-        "whole": {"model.safetensors": save(tensors)},
-        "sharded": sharded("model", ".safetensors", save),
-        "whole pickle": {"pytorch_model.bin": pickled(tensors)},
-        "sharded pickle": sharded("pytorch_model", ".bin", pickled),
-    }
-
-
-@pytest.mark.parametrize(
-    ("stored", "wanted"),
-    [
-        (("whole", "whole pickle"), "whole"),
-        (("sharded", "sharded pickle"), "sharded"),
-        (("whole pickle",), "whole pickle"),
-        (("sharded pickle",), "sharded pickle"),
-    ],
-    ids=str,
-)
-def test_one_form_of_the_weights_is_downloaded(hub, run, checkpoint_folder, tmp_path, stored, wanted):
-    forms = stored_forms(checkpoint_folder)
-    small = {name: data for name, data in files_of(checkpoint_folder).items() if name.endswith(".json")}
-    files = small | {name: data for form in stored for name, data in forms[form].items()}
-    hub.repos["base/tiny"] = {"main": files | {"consolidated.safetensors": b"again", "training_args.bin": b"pickle"}}
-    out = tmp_path / "out"
-    done = run("export", "run", "base/tiny", "--out", out, "--precisions", "fp32", "--no-compare")
-    assert done.returncode == 0, done.stderr
-    assert downloaded(hub) == small.keys() | forms[wanted].keys() | {name for name in files if name.endswith(".json")}
-    again = run("export", "run", checkpoint_folder, "--out", tmp_path / "local", "--precisions", "fp32", "--no-compare")
-    assert again.returncode == 0, again.stderr
-    assert (out / "onnx/model.onnx").read_bytes() == (tmp_path / "local" / "onnx/model.onnx").read_bytes()
-
-
-def test_an_adapter_is_downloaded_and_merged(hub, run, checkpoint_folder, tmp_path):
-    import torch
-    from safetensors.torch import save
-
-    files = files_of(checkpoint_folder)
-    hidden = json.loads(files["config.json"])["hidden_size"]
-    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
-    factors = {name.format("A"): torch.ones(1, hidden), name.format("B"): torch.ones(hidden, 1)}
-    settings = {"peft_type": "LORA", "base_model_name_or_path": "base/tiny", "r": 1, "lora_alpha": 1}
-    hub.repos["base/tiny"] = {"main": files}
-    hub.repos["someone/lora"] = {
-        "main": {
-            "adapter_config.json": json.dumps(settings).encode(),
-            "adapter_model.safetensors": save(factors),
-            "config.json": files["config.json"],  # some trainers store the base's
-        }
-    }
-    options = ("--precisions", "fp32", "--no-compare")
-    for repo in ("someone/lora", "base/tiny"):
-        done = run("export", "run", repo, "--out", tmp_path / Path(repo).name, *options)
-        assert done.returncode == 0, done.stderr
-    graphs = {(tmp_path / name / "onnx/model.onnx").read_bytes() for name in ("lora", "tiny")}
-    assert len(graphs) == 2
-
-
-def test_a_repository_without_weights_or_tokenizer_json_says_so(hub, run, checkpoint_folder, tmp_path):
-    files = files_of(checkpoint_folder)
-    hub.repos["base/none"] = {"main": {name: files[name] for name in ("config.json", "tokenizer.json")}}
-    arguments = ("--out", tmp_path / "out", "--precisions", "fp32", "--no-compare")
-    assert "neither model.safetensors nor pytorch_model.bin" in one_line(run("export", "run", "base/none", *arguments))
-    del files["tokenizer.json"]
-    hub.repos["base/spm"] = {"main": files | {"tokenizer.model": b"sentencepiece"}}
-    assert "has a tokenizer.model and no tokenizer.json" in one_line(run("export", "run", "base/spm", *arguments))
-
-
 def test_what_was_pushed_is_run_and_inspected_by_its_id_and_revision(hub, run, bundle):
     result = pushed(run("export", "push", bundle, "--repo", REPO, "--revision", "v2", "--license", "mit", "--json"))
     assert result["revision"] == "v2"
@@ -353,10 +184,6 @@ def bundle_with_weights_beside(checkpoint_folder, tmp_path_factory):
 
 
 FOREIGN = {"onnx/model_q4f16.onnx": b"0", "onnx/notes.json": b"{}", "original/config.json": b"{}", "pytorch.bin": b"0"}
-
-
-def downloaded(hub) -> set[str]:
-    return {path.partition("/resolve/")[2].partition("/")[2] for path in hub.sent("GET") if "/resolve/" in path}
 
 
 @pytest.mark.parametrize("has_manifest", [True, False])
