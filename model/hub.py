@@ -11,6 +11,7 @@ from runtime.hub import FolderKind, download, local_folder
 
 CHECKPOINT = FolderKind("checkpoint", "config.json and model.safetensors", CheckpointError, CheckpointNotFoundError)
 SMALL_FILES = ("*.json", "chat_template.jinja", "tokenizer.model")
+BESIDE_WEIGHTS = ("config.json", "adapter_config.json", "additional_chat_templates/*.jinja")
 ADAPTER_FILE = "adapter_model.safetensors"
 
 
@@ -41,8 +42,8 @@ def _with_weights(repo: str, folder: Path) -> Path:
     """The folder of a commit, with its weights downloaded. What a repository lacks is missed where it is read."""
     for whole, index in ((WEIGHTS_FILE, INDEX_FILE), (PYTORCH_FILE, PYTORCH_INDEX_FILE)):
         names = shard_names(folder / index) if (folder / index).is_file() else [whole, ADAPTER_FILE]
-        # With the configs, which are there: where no file matches, the library warns.
-        download(repo, CHECKPOINT, files=[*names, "*config.json"], revision=folder.name)
+        # With the configs, of which there is one: where no file matches, the library warns.
+        download(repo, CHECKPOINT, files=[*names, *BESIDE_WEIGHTS], revision=folder.name)
         if any((folder / name).is_file() for name in names):
             break
     return folder

@@ -90,20 +90,44 @@ def test_the_heads_of_the_table_are_the_precisions_tested():
     assert header.splitlines()[0].split("|")[4].strip() == ", ".join(KL_LIMITS)
 
 
+def make_chat_model(folder: Path, config: dict, template: str | dict[str, str]):
+    """A random model with a tokenizer and chat templates, as transformers stores them; returns transformers' model."""
+    theirs = make_checkpoint(folder, config | {"vocab_size": VOCAB_SIZE, "max_position_embeddings": 4096})
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=make_tokenizer(), bos_token="<|endoftext|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    return theirs
+
+
+def test_templates_in_files_of_their_own_come_along(tmp_path):
+    templates = {
+        name: (TEMPLATES / f"{file}.jinja").read_text(encoding="utf-8")
+        for name, file in (("default", "chatml"), ("tool_use", "hermes_tools"), ("rag", "granite"))
+    }
+    make_chat_model(tmp_path / "theirs", CONFIGS["llama2"], templates)
+    assert (tmp_path / "theirs" / "additional_chat_templates" / "tool_use.jinja").is_file()
+    source = Checkpoint(tmp_path / "theirs")
+    export_bundle(source, tmp_path / "bundle", parse_precisions("fp32"), source="test", progress=False)
+    ours = LanguageModel.load(tmp_path / "bundle").chat_template
+    for folder in ("theirs", "bundle"):
+        oracle = AutoTokenizer.from_pretrained(tmp_path / folder)
+        assert oracle.chat_template == templates
+        for messages, options in QUESTIONS:
+            expected = oracle.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **options)
+            assert ours.render(messages, **options) == expected
+
+
 @pytest.mark.parametrize(("name", "template"), CHATS)
 @torch.no_grad()
 def test_a_chat_is_transformers_token_for_token(name, template, tmp_path):
     """Of a random model in fp32: the prompt by its template and tokenizer, and the greedy tokens that follow."""
-    config = CONFIGS[ROWS[name].configs[0]] | {"vocab_size": VOCAB_SIZE, "max_position_embeddings": 4096}
-    theirs = make_checkpoint(tmp_path / "theirs", config)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=make_tokenizer(), bos_token="<|endoftext|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
-    tokenizer.chat_template = (TEMPLATES / f"{template}.jinja").read_text(encoding="utf-8")
-    tokenizer.save_pretrained(tmp_path / "theirs")
+    source = (TEMPLATES / f"{template}.jinja").read_text(encoding="utf-8")
+    theirs = make_chat_model(tmp_path / "theirs", CONFIGS[ROWS[name].configs[0]], source)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "theirs")
-    source = Checkpoint(tmp_path / "theirs")
-    export_bundle(source, tmp_path / "bundle", parse_precisions("fp32"), source="test", progress=False)
+    checkpoint = Checkpoint(tmp_path / "theirs")
+    export_bundle(checkpoint, tmp_path / "bundle", parse_precisions("fp32"), source="test", progress=False)
     ours = LanguageModel.load(tmp_path / "bundle", precision="fp32")
     for messages, options in QUESTIONS:
         prompt = tokenizer.apply_chat_template(
