@@ -16,6 +16,7 @@ from types import GeneratorType
 from typing import Any
 
 from runtime.errors import ChatTemplateError, MissingDependencyError
+from runtime.text.template_globals import PlainDict, namespace_class
 from runtime.text.template_growth import Call, result_size
 
 # A chat of a thousand messages takes some 20,000 steps. The seconds are this thread's own on the CPU.
@@ -135,7 +136,7 @@ def make_environment() -> Any:
     )
     environment.filters = {name: bounded_filter(name, call) for name, call in environment.filters.items()}
     # Not the class `dict`, by whose methods a template could change what it is given.
-    environment.globals |= {"namespace": _namespace(), "dict": _PlainDict()}
+    environment.globals |= {"namespace": namespace_class(), "dict": PlainDict()}
     environment.filters |= {"_turns": _turns, "_measured": _measured}
     return environment
 
@@ -173,28 +174,6 @@ def _sandbox() -> Any:
             return _measured(super().call_binop(context, operator, left, right))
 
     return Sandbox
-
-
-def _namespace() -> Any:
-    """The class of `namespace()`."""
-    from jinja2.utils import Namespace
-
-    class ShortNamespace(Namespace):
-        """Prints in constant size: a namespace may hold others."""
-
-        def __init__(*args: Any, **names: Any) -> None:  # as Jinja's: a template may say namespace(self=1)
-            Namespace.__init__(*args, **names)
-            for name in dict(*args[1:], **names):
-                _require_public(name)
-
-        def __setitem__(self, name: str, value: Any) -> None:
-            _require_public(name)
-            super().__setitem__(name, value)
-
-        def __repr__(self) -> str:
-            return "<Namespace>"
-
-    return ShortNamespace
 
 
 def _generation_tag() -> Any:
@@ -248,21 +227,6 @@ def _bounded_code() -> Any:
             super().visit_Template(node, frame)
 
     return BoundedCode
-
-
-class _PlainDict:
-    """`dict(...)` and `dict.fromkeys(...)` for templates."""
-
-    def __call__(self, *args: Any, **names: Any) -> dict[Any, Any]:
-        return dict(*args, **names)
-
-    def fromkeys(self, *args: Any) -> dict[Any, Any]:
-        return dict.fromkeys(*args)
-
-
-def _require_public(name: Any) -> None:
-    if isinstance(name, str) and name.startswith("_"):
-        raise ChatTemplateError(f"the chat template sets {name!r} of a namespace, which it may not")
 
 
 def _turns(items: Iterable[Any]) -> Iterator[Any]:
