@@ -118,7 +118,7 @@ class Scheduler:
             session.check_cache(request.cache)
             if any(other.request.cache is request.cache for other in (*self._waiting, *self._running)):
                 raise OptionError("another sequence uses this cache: give each its own")
-        sequence = Sequence(self._added, request, limit)
+        sequence = Sequence(self._added, request, limit, session.stop_token_ids)
         if self._bytes_of(sequence) > self._cache_bytes:
             raise PromptError(
                 f"a prompt of {len(request.prompt_ids)} tokens and {limit} new ones need a cache of "
