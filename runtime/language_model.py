@@ -121,6 +121,10 @@ class LanguageModel:
             cached_prompts=cached_prompts,
         )
 
+    def __repr__(self) -> str:
+        """The bundle's folder and the precision."""
+        return f"LanguageModel({str(self.bundle.folder)!r}, precision={self.session.precision!r})"
+
     def stream(
         self,
         prompt: str | Sequence[int],
@@ -166,6 +170,7 @@ class LanguageModel:
         messages: Sequence[Message],
         sampling: SamplingOptions | None = None,
         *,
+        logits_processors: Sequence[LogitsProcessor] = (),
         is_cancelled: IsCancelled | None = None,
     ) -> Iterator[TextDelta]:
         """Stream the assistant's answer to messages such as `[{"role": "user", "content": "Hi"}]`.
@@ -179,7 +184,7 @@ class LanguageModel:
         # The template has put the special tokens in; a second BOS would be one that the model never saw.
         prompt = self.chat_template.render(messages)
         prompt_ids = self.tokenizer.encode_prompt(prompt, add_special_tokens=False)
-        return self.stream(prompt_ids, sampling, is_cancelled=is_cancelled)
+        return self.stream(prompt_ids, sampling, logits_processors=logits_processors, is_cancelled=is_cancelled)
 
     def score(self, text: str, prompt: str = "") -> TextScore:
         """The log-probability of each token of a text that follows a prompt; without one, the BOS token.

@@ -104,6 +104,10 @@ class DecoderSession:
         # Each cache that takes turns on this session stays bound, until it moves its buffers or is gone.
         self._bindings: WeakKeyDictionary[KVCache, CacheBinding] = WeakKeyDictionary()
 
+    def __repr__(self) -> str:
+        """The graph's file and the precision."""
+        return f"DecoderSession({str(self._path)!r}, precision={self.precision!r}, threads={self.threads})"
+
     def new_cache(self, capacity_tokens: int = 0) -> KVCache:
         """An empty cache with room for `capacity_tokens`; it grows when more come."""
         return KVCache(self.shape, capacity_tokens, self.cache_dtype)

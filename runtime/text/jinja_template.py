@@ -76,6 +76,11 @@ class JinjaTemplate:
             ChatTemplateError: the template refuses the conversation, fails or exceeds its bounds; or the last message
                 cannot be continued.
         """
+        if isinstance(messages, (str, Mapping)):
+            raise ChatTemplateError(
+                'a conversation is a list of messages, such as [{"role": "user", "content": "hi"}], '
+                f"not a {type(messages).__name__}"
+            )
         for name, entries in (("tools", tools), ("documents", documents)):
             if not all(isinstance(entry, Mapping) for entry in entries or ()):
                 raise ChatTemplateError(f"{name} must be a list of objects")
