@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from train.data.batches import Batch
-from train.distributed.parallel import forward_and_backward, full_tensor
+from train.distributed.parallel import forward_and_backward, full_tensor, has_finite_weights
 from train.errors import RunError
 from train.labels import IGNORE_INDEX
 from train.run.run import Run
 from train.schedule import lr_factor
-from train.signals import noting_signals
+from train.signals import Interrupted, noting_signals
 from train.step_actions import StepActions
 from train.throughput import flops_per_token, peak_flops, peak_memory_bytes
 
@@ -27,29 +27,57 @@ MAX_SKIPPED_STEPS = 20
 def train(run: Run, *, stop_at: int | None = None) -> dict[str, Any]:
     """Train until the schedule's last step, until `stop_at`, or until SIGINT or SIGTERM arrives; then save.
 
+    A signal ends the run within a micro-batch: the state of the last whole step is saved.
+
     Returns:
         The last step's metrics, `finished`, and `stopped_by`: a signal's name, or None.
 
     Raises:
-        RunError: the loss or its gradient is not finite, or a state could not be saved. Earlier states are kept.
+        RunError: the loss or its gradient is not finite, a state could not be saved, or another process writes to the
+            run's folder. Earlier states are kept.
     """
-    last = run.recipe.schedule.steps
-    metrics: dict[str, Any] = {"step": run.step}
-    stopped_by = 0
-    with StepActions(run) as step_actions, noting_signals() as signal_received:
-        while run.step < last:
-            stopped_by = run.ranks.all_reduce_max(signal_received())
-            if stopped_by or run.step == stop_at:
-                run.save()
-                break
-            metrics = training_step(run)
-            step_actions.after_step(metrics)
+    run.ranks.on_rank0(run.folder.claim)
+    try:
+        metrics, stopped_by = _take_steps(run, stop_at)
+        _save_the_end(run)
+    finally:
+        run.folder.release()
     name = signal.Signals(stopped_by).name if stopped_by else None
-    return metrics | {"finished": run.step == last, "stopped_by": name}
+    return metrics | {"finished": run.step == run.recipe.schedule.steps and name is None, "stopped_by": name}
+
+
+def _save_the_end(run: Run) -> None:
+    """Save the run where it ends, whatever `run.save_every` says. Raises RunError where the weights are broken."""
+    if run.saved_step == run.step:
+        return
+    if run.skipped_in_a_row and not has_finite_weights(run.model, run.ranks):
+        raise RunError(f"weights are not finite at step {run.step}, which is not saved; earlier states are kept")
+    run.save()
+
+
+def _take_steps(run: Run, stop_at: int | None) -> tuple[dict[str, Any], int]:
+    """Take the steps that are left, or until a signal. Returns the last step's metrics, and the signal or 0."""
+    metrics: dict[str, Any] = {"step": run.step}
+    with StepActions(run) as step_actions, noting_signals() as run.received_signal:
+        try:
+            step_actions.catch_up()
+            while run.step < run.recipe.schedule.steps:
+                run.check_interrupted()
+                if run.step == stop_at:
+                    break
+                metrics = training_step(run)
+                step_actions.after_step(metrics)
+        except Interrupted as interruption:
+            _drop_gradients(run)  # of a step that was not completed
+            return metrics, interruption.number
+    return metrics, 0
 
 
 def training_step(run: Run) -> dict[str, Any]:
-    """One update of the weights from the rows of all ranks. Returns the step's metrics (train.run.metrics)."""
+    """One update of the weights from the rows of all ranks. Returns the step's metrics (train.run.metrics).
+
+    Raises Interrupted between two micro-batches; the step was then not taken.
+    """
     started = time.perf_counter()
     lr = run.recipe.optimizer.lr * lr_factor(run.step, run.recipe.schedule)
     batch = run.batches.batch(run.step)
@@ -68,8 +96,7 @@ def training_step(run: Run) -> dict[str, Any]:
     else:
         _skip_or_stop(run, loss, grad_norm)
         metrics |= {"loss": None, "grad_norm": None, "skipped": True}
-    for optimizer in run.optimizers:
-        optimizer.zero_grad(set_to_none=True)
+    _drop_gradients(run)
     metrics["tokens_per_second"] = tokens / (time.perf_counter() - started)
     return metrics | _use_of_device(run, metrics["tokens_per_second"], batch.input_ids.shape[1])
 
@@ -85,12 +112,19 @@ def _accumulate_gradients(run: Run, batch: Batch, tokens: float) -> float:
     parts = list(zip(*(part.split(rows) for part in batch if part is not None), strict=True))
     cross_entropies: list[Tensor] = []
     for number, part in enumerate(parts, start=1):
+        if number > 1:
+            run.check_interrupted()
         with forward_and_backward(run.loss, machine, ranks, last=number == len(parts)):
             total, cross_entropy = run.loss(*(tensor.to(ranks.device) for tensor in part))
             # DDP and FSDP average gradients over the ranks; here they must be summed.
             (total * (ranks.world_size / tokens)).backward()
         cross_entropies.append(cross_entropy)
     return ranks.all_reduce_sum(torch.stack(cross_entropies).sum())[0] / tokens
+
+
+def _drop_gradients(run: Run) -> None:
+    for optimizer in run.optimizers:
+        optimizer.zero_grad(set_to_none=True)
 
 
 def _skip_or_stop(run: Run, loss: float, grad_norm: float) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from tokenizers import Tokenizer
@@ -33,17 +34,17 @@ from train.run.run import Run
 
 
 def start_run(recipe: Recipe, folder: RunFolder, *, overwrite: bool = False) -> Run:
-    """A run at step 0. Its folder is made after all checks have passed."""
+    """A run at step 0. Its folder is claimed first, and filled after all checks have passed."""
     ranks = join_ranks(recipe.machine)
-    if ranks.is_first:
-        folder.check_free(overwrite=overwrite)
-    tokenizer = make_tokenizer(recipe)
-    run = _assemble(recipe, folder, ranks, tokenizer)
-    if ranks.is_first:
-        context = run.model.config.max_position_embeddings
-        with_chat = run.corpus.has_conversations or recipe.tokenizer.chat_template is not None
-        folder.create(run_record(run), tokenizer, run.corpus, max_length=context, with_chat=with_chat)
-    ranks.barrier()
+    ranks.on_rank0(lambda: folder.claim_new(overwrite=overwrite))
+    with _released_on_failure(folder):
+        tokenizer = make_tokenizer(recipe)
+        run = _assemble(recipe, folder, ranks, tokenizer)
+        if ranks.is_first:
+            context = run.model.config.max_position_embeddings
+            with_chat = run.corpus.has_conversations or recipe.tokenizer.chat_template is not None
+            folder.create(run_record(run), tokenizer, run.corpus, max_length=context, with_chat=with_chat)
+        ranks.barrier()
     return run
 
 
@@ -55,14 +56,27 @@ def resume_run(folder: RunFolder, overrides: Iterable[str] = ()) -> Run:
     """
     recipe = folder.recipe().on_another_machine(overrides)
     ranks = join_ranks(recipe.machine)
-    tokenizer = folder.tokenizer(dataclasses.replace(recipe.tokenizer, chat_template=None))
-    run = _assemble(recipe, folder, ranks, tokenizer)
-    run.step = folder.states.load(run.model, run.optimizers, ranks, data=run.corpus.fingerprint())
-    if ranks.is_first:
-        folder.clean()
-        folder.add_session(session_record(run))
-    run.save_model(folder.checkpoint)
+    ranks.on_rank0(folder.claim)
+    with _released_on_failure(folder):
+        tokenizer = folder.tokenizer(dataclasses.replace(recipe.tokenizer, chat_template=None))
+        run = _assemble(recipe, folder, ranks, tokenizer)
+        run.step = folder.states.load(run.model, run.optimizers, ranks, data=run.corpus.fingerprint())
+        if ranks.is_first:
+            folder.clean()
+            folder.add_session(session_record(run))
+        run.save_model(folder.checkpoint)
+        run.saved_step = run.step
     return run
+
+
+@contextmanager
+def _released_on_failure(folder: RunFolder) -> Iterator[None]:
+    """Give up this process's claim on a run folder where the run cannot be built."""
+    try:
+        yield
+    except BaseException:
+        folder.release()
+        raise
 
 
 def make_tokenizer(recipe: Recipe) -> CorpusTokenizer:

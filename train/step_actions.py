@@ -42,21 +42,50 @@ class StepActions:
         self._open.close()
 
     def after_step(self, metrics: dict[str, Any]) -> None:
-        """Do what is due. The results of an evaluation are added to `metrics`, which are then written."""
-        every = self._run.recipe.run
+        """Do what is due. The results of an evaluation are added to `metrics`, which are then written.
+
+        Raises Interrupted where a signal arrives in an evaluation; the metrics are written without it.
+        """
         sound = metrics["loss"] is not None  # else the model may be broken: it is neither evaluated nor saved
-        if sound and self._is_due(every.evaluate_every):
-            metrics |= self._evaluate()
-            self._run.ranks.print_rank0(report(metrics))
-        if sound and self._is_due(every.sample_every):
-            self._sample()
-        if self._writer is not None:
-            self._writer.write(metrics)
+        try:
+            if sound:
+                self._evaluate_and_sample(metrics)
+        finally:
+            if self._writer is not None:
+                self._writer.write(metrics)
         if sound:
             self._progress.set_postfix_str(f"loss {metrics['loss']:.3f}", refresh=False)
         self._progress.update()
-        if sound and self._is_due(every.save_every):
+        if sound and self._is_due(self._run.recipe.run.save_every):
             self._run.save()
+
+    def catch_up(self) -> None:
+        """Do the evaluation and the sample of the step that the run resumes from, where a signal prevented them."""
+        run = self._run
+        line = self._writer.last_kept if self._writer is not None else None
+        is_left = (
+            line is not None
+            and line["step"] == run.step
+            and line["loss"] is not None
+            and "held_out_loss" not in line
+            and self._is_due(run.recipe.run.evaluate_every)
+        )
+        if not run.ranks.all_reduce_max(int(is_left)):
+            return
+        metrics = dict(line or {"step": run.step, "loss": 0.0})  # rank 0 alone has the line, and uses it
+        self._evaluate_and_sample(metrics)
+        if self._writer is not None:
+            self._writer.replace_last_kept(metrics)
+
+    def _evaluate_and_sample(self, metrics: dict[str, Any]) -> None:
+        """Add an evaluation to `metrics` and keep a sample, where they are due. Raises Interrupted."""
+        run = self._run
+        if self._is_due(run.recipe.run.evaluate_every):
+            metrics |= self._evaluate()
+            run.ranks.print_rank0(report(metrics))
+        if self._is_due(run.recipe.run.sample_every):
+            run.check_interrupted()
+            self._sample()
 
     def _is_due(self, every: int) -> bool:
         """Whether an action with this interval is due now. At the last step all are due; 0 switches an action off."""
@@ -67,7 +96,7 @@ class StepActions:
         """Compute the held-out loss. A model better than all before it is saved in the folder `best`."""
         run = self._run
         with autocast(run.recipe.machine, run.ranks):
-            loss = held_out_loss(run.loss, run.corpus, run.recipe.data.context, run.ranks)
+            loss = held_out_loss(run.loss, run.corpus, run.recipe.data.context, run.ranks, check=run.check_interrupted)
         found = {"held_out_loss": loss, "bits_per_byte": bits_per_byte(loss, run.corpus, self._held_out_bytes)}
         if run.corpus.true_loss is not None:
             found |= {"true_loss": run.corpus.true_loss, "entropy_ratio": loss / run.corpus.true_loss}

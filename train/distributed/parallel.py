@@ -71,6 +71,13 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def has_finite_weights(model: nn.Module, ranks: Ranks) -> bool:
+    """Whether no weight on any rank is NaN or infinite. All ranks must call this."""
+    parts = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in model.parameters())
+    return not ranks.all_reduce_max(int(not all(torch.isfinite(part).all() for part in parts)))
+
+
+@torch.no_grad()
 def full_model(model: TransformerModel, ranks: Ranks) -> TransformerModel | None:
     """The model with all its weights, on rank 0; None on the others. All ranks must call this.
 

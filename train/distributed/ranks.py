@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+from runtime.errors import SmolTextError
 from train.config import MachineSection
-from train.errors import RecipeError
+from train.errors import RecipeError, RunError
 
 CPU = torch.device("cpu")
 
@@ -48,6 +50,17 @@ class Ranks:
         largest = torch.tensor(number, device=self.device)
         dist.all_reduce(largest, dist.ReduceOp.MAX)
         return int(largest)
+
+    def on_rank0(self, work: Callable[[], None]) -> None:
+        """Do some work on rank 0 alone. Where it fails, all ranks fail. All ranks must call this."""
+        error: SmolTextError | None = None
+        if self.is_first:
+            try:
+                work()
+            except SmolTextError as raised:
+                error = raised
+        if self.all_reduce_max(int(error is not None)):
+            raise error or RunError("rank 0 has failed")
 
     def print_rank0(self, line: str) -> None:
         """Print a line on stderr, above a progress bar if there is one, on rank 0 alone."""

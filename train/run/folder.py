@@ -10,6 +10,7 @@
     samples/        texts that the model generated during training
     loss.png        the loss curve
     tensorboard/    the metrics for TensorBoard, if the recipe asks for them
+    run.lock        who writes here, as long as somebody does (train.run.claim)
 
 A state contains the weights too. Without them, a run that is killed between writing its checkpoint and its state would
 be left with weights and moments of two different steps.
@@ -30,6 +31,7 @@ from train.data.corpus import Corpus
 from train.data.tokenizer import CorpusTokenizer
 from train.errors import RecipeError, RunError
 from train.lora import merged
+from train.run.claim import LOCK, claim, release
 from train.run.state import States
 
 
@@ -48,22 +50,46 @@ class RunFolder:
         self.states = States(self.path / "state")
         self._record = self.path / "run.json"
         self._tokenizer = self.path / "tokenizer"
+        self._old: list[Path] = []  # what a new run replaces
 
-    def check_free(self, *, overwrite: bool) -> None:
-        """Raise RunError where the path exists and must not be overwritten."""
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-            return
-        if not overwrite:
-            raise RunError(f"{self.path} exists; choose another --out, resume it, or pass --overwrite")
+    def claim_new(self, *, overwrite: bool) -> None:
+        """Become the only writer of a folder for a new run (train.run.claim).
+
+        Raises:
+            RunError: another process writes there, or it holds files that must not be overwritten.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; choose another --out")
+        claim(self.path)
+        try:
+            # run.json last: as long as it is there, a deletion that was cut off can be repeated.
+            self._old = sorted(
+                (path for path in self.path.iterdir() if path.name != LOCK), key=lambda path: path == self._record
+            )
+            if self._old and not overwrite:
+                raise RunError(f"{self.path} exists; choose another --out, resume it, or pass --overwrite")
+            if self._old and not self._record.is_file():
+                raise RunError(f"{self.path} is not the folder of a run, so --overwrite does not delete it")
+        except RunError:
+            self.release()
+            raise
+
+    def claim(self) -> None:
+        """Become the only writer of the run that the folder holds. Raises RunError where another process is."""
         if not self._record.is_file():
-            raise RunError(f"{self.path} is not the folder of a run, so --overwrite does not delete it")
+            raise RunError(f"{self.path} is not the folder of a run: it has no run.json")
+        claim(self.path)
+
+    def release(self) -> None:
+        """Let others write here. A folder that was made by the claim and is still empty is removed."""
+        release(self.path)
 
     def create(
         self, record: dict[str, Any], tokenizer: CorpusTokenizer, corpus: Corpus, *, max_length: int, with_chat: bool
     ) -> None:
-        """Make the folder, replacing an old one, with the run's record, its tokenizer and its held-out documents."""
-        if self.path.exists():
-            shutil.rmtree(self.path)
+        """Write the run's record, its tokenizer and its held-out documents, in place of what was there when claimed."""
+        for path in self._old:
+            _remove(path)
         write_json(self._record, record)
         write_text(self.held_out, tokenizer.separator.join(corpus.held_out_texts(tokenizer.tokenizer)))
         tokenizer.save(self._tokenizer, max_length=max_length, with_chat=with_chat)
@@ -105,7 +131,7 @@ class RunFolder:
         self.states.clean()
         for pattern in (".*.partial", ".*.old"):
             for leftover in self.path.glob(pattern):
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                _remove(leftover)
 
     def _read_record(self) -> dict[str, Any]:
         try:
@@ -115,3 +141,11 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunError(f"{self._record} cannot be read: {error}") from None
         return record
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

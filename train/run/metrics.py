@@ -40,12 +40,20 @@ class MetricsWriter:
 
     def __init__(self, path: Path, resumed_at: int = 0, *, tensorboard: Path | None = None) -> None:
         kept = [line for line in read_metrics(path) if line["step"] <= resumed_at] if path.exists() else []
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        lines = [json.dumps(line) + "\n" for line in kept]
+        write_text(path, "".join(lines))
         self.best_held_out_loss = min((line["held_out_loss"] for line in kept if "held_out_loss" in line), default=inf)
+        self.last_kept: Metrics | None = kept[-1] if kept else None
+        self._last_begins = sum(map(len, lines[:-1]))  # bytes, which are characters: JSON is ASCII here
         self._file = path.open("a", encoding="utf-8")
         self._board = None
         if tensorboard is not None:
             self._board = summary_writer_class()(str(tensorboard), purge_step=resumed_at + 1)
+
+    def replace_last_kept(self, metrics: Metrics) -> None:
+        """Write the last line that was kept again; nothing may have been written since."""
+        self._file.truncate(self._last_begins)
+        self.write(metrics)
 
     def write(self, metrics: Metrics) -> None:
         """Append one step's line."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from train.data.corpus import Corpus
 from train.distributed.parallel import full_model
 from train.distributed.ranks import Ranks
 from train.run.folder import RunFolder
+from train.signals import Interrupted, no_signal
 
 
 @dataclass
@@ -33,6 +35,13 @@ class Run:
     batches: Batches
     step: int = 0  # updates made
     skipped_in_a_row: int = 0  # consecutive steps up to this one whose loss was not finite
+    saved_step: int | None = None  # of the last state that was saved or loaded
+    received_signal: Callable[[], int] = no_signal  # the number of a signal that asks this rank to stop, or 0
+
+    def check_interrupted(self) -> None:
+        """Raise Interrupted where a rank was asked to stop. All ranks must call this."""
+        if number := self.ranks.all_reduce_max(self.received_signal()):
+            raise Interrupted(number)
 
     def save(self) -> None:
         """Write the state, then the checkpoint. All ranks must call this. Raises RunError, as `States.save` does."""
@@ -45,6 +54,7 @@ class Run:
             keep_last=self.recipe.run.keep_last,
         )
         self.save_model(self.folder.checkpoint)
+        self.saved_step = self.step
 
     def save_model(self, folder: Path) -> None:
         """Write the model as a checkpoint folder. All ranks must call this."""

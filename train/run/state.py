@@ -1,8 +1,10 @@
 """Saved states, from which a run resumes: weights, the optimizers' moments, and their step.
 
     state/step-00000700/    a complete state: the folder gets this name when all of its files are on disk
-        shard-*.safetensors     one file per rank; any number of ranks can read them
-        state.json              the step, the data's fingerprint, and the size of each file in bytes
+        shard-*.safetensors     files of each rank; any number of ranks can read them
+        state.json              the step, the data's fingerprint, each file's SHA-256, and the SHA-256 of all this
+
+The hashes are compared before a state is used, so that one bit that a disk or a copy has flipped is noticed.
 
 torch.distributed.checkpoint writes them in safetensors, for one rank or many; nothing is ever unpickled. A state needs
 no random state, because batches and samples are functions of the seed and the step.
@@ -10,6 +12,7 @@ no random state, because batches and samples are functions of the seed and the s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -31,6 +34,7 @@ from train.distributed.ranks import Ranks
 from train.errors import RunError
 
 ABOUT = "state.json"
+FILE_BYTES = 64 * 2**20  # a larger tensor has a file of its own
 BROKEN = (OSError, ValueError, KeyError, SafetensorError, CheckpointException)
 
 
@@ -71,11 +75,12 @@ class States:
                 self.clean()
             ranks.barrier()
             with _single_process_is_fine():
-                writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
-                dcp.save(_tensors(model, optimizers), storage_writer=writer, no_dist=ranks.world_size == 1)
+                tensors = _tensors(model, optimizers)
+                writer = HuggingFaceStorageWriter(str(partial), _numbers_of_files(tensors), save_distributed=True)
+                dcp.save(tensors, storage_writer=writer, no_dist=ranks.world_size == 1)
             if ranks.is_first:
-                files = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
-                write_json(partial / ABOUT, {"step": step, "data": data, "files": files})
+                about = {"step": step, "data": data, "files": _file_hashes(partial)}
+                write_json(partial / ABOUT, about | {"sha256": _hash_of(about)})
                 _flush(partial)
                 shutil.rmtree(final, ignore_errors=True)
                 partial.replace(final)
@@ -103,7 +108,7 @@ class States:
         for step in reversed(self.steps()):
             folder = self.folder / _name(step)
             try:
-                about = _check_complete(folder)
+                about = _check_on_rank0(folder, ranks)
                 if about["data"] != data:
                     raise RunError(f"the data have changed since {folder} was saved; the run cannot be resumed exactly")
                 self._read(folder, model, optimizers, ranks)
@@ -148,14 +153,58 @@ def _tensors(model: TransformerModel, optimizers: Iterable[Optimizer]) -> dict[s
     return tensors
 
 
+def _numbers_of_files(tensors: dict[str, Tensor]) -> dict[str, int]:
+    """Which file, from 1 on, each tensor goes to. The writer holds two copies of a file in memory, so files are small.
+
+    All tensors in one file would double the memory of a run at each save.
+    """
+    numbers: dict[str, int] = {}
+    number, filled = 1, 0
+    for name, tensor in tensors.items():
+        if filled and filled + tensor.nbytes > FILE_BYTES:
+            number, filled = number + 1, 0
+        numbers[name] = number
+        filled += tensor.nbytes
+    return numbers
+
+
 def _check_complete(folder: Path) -> dict[str, Any]:
-    """The record of a state, after its files were found complete. Raises one of `BROKEN`."""
+    """The record of a state, after its files were found to be what was written. Raises one of `BROKEN`."""
     about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    for name, size in about["files"].items():
-        found = (folder / name).stat().st_size
-        if found != size:
-            raise ValueError(f"{name} has {found:,} bytes of {size:,}")
+    if about.pop("sha256") != _hash_of(about):
+        raise ValueError(f"{ABOUT} is not what was written")
+    found = _file_hashes(folder)
+    for name, sha256 in about["files"].items():
+        if found.get(name) != sha256:
+            raise ValueError(f"{name} is {'missing' if name not in found else 'not what was written'}")
     return about
+
+
+def _check_on_rank0(folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """`_check_complete` where rank 0 alone reads the files, and all ranks fail where it does."""
+    error: BaseException | None = None
+    if ranks.is_first:
+        try:
+            _check_complete(folder)
+        except BROKEN as raised:
+            error = raised
+    if ranks.all_reduce_max(int(error is not None)):
+        raise error or ValueError("rank 0 found it so")
+    about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    return about
+
+
+def _file_hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of tensors in a folder, by name."""
+    hashes = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
+
+
+def _hash_of(about: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def _is_complete(folder: Path) -> bool:
