@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from runtime.cli.command_line import run_to_exit_code
+from runtime.errors import SmolTextError
 from train import commands
+from train.distributed.launch import LAUNCHED, heed_launcher, is_follower, launch
+
+FOLLOWER_WAIT_SECONDS = 5.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,6 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     for command in (run, resume):
         command.add_argument("--stop-at", type=_positive, metavar="STEP", help="stop after this step, saved")
+        command.add_argument(
+            "--processes", type=_positive, default=1, help="one per GPU of this machine (default %(default)s)"
+        )
 
     tokenize = _command(subparsers, commands.tokenize, "python -m train tokenize my.toml --out tokens/my --workers 8")
     tokenize.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of a recipe in train/recipes")
@@ -98,12 +107,22 @@ def _positive(text: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: `run_to_exit_code`'s, or 128 + the signal that stopped a run."""
     arguments = build_parser().parse_args(argv)
+    if getattr(arguments, "processes", 1) > 1 and LAUNCHED not in os.environ:
+        command_line = [sys.executable, "-m", "train", *(sys.argv[1:] if argv is None else argv)]
+        return launch(command_line, arguments.processes)
+    heed_launcher()
 
     code = 0
 
     def command() -> None:
         nonlocal code
-        code = arguments.function(arguments)
+        try:
+            code = arguments.function(arguments)
+        except SmolTextError:
+            if is_follower():
+                # Rank 0 says the same, and its end ends this process. What only this one has to say is said later.
+                time.sleep(FOLLOWER_WAIT_SECONDS)
+            raise
 
     return run_to_exit_code(command) or code
 

@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM (a scheduler, or torchrun) are noted, so that the loop can save before the process ends."""
+"""SIGINT (Ctrl-C) and SIGTERM (a scheduler, or torchrun) are noted, so that the loop can save before it ends."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One process per device, as `torchrun` starts them: the rank of this one, and collective operations on numbers.
+"""One process per device, as `torchrun` or `train.distributed.launch` starts them: the rank of this one, and collective operations on numbers.
 
-A process that torchrun did not start is rank 0 of 1, and its collectives cost nothing. Only rank 0 writes files and
-prints. Processes on several nodes find each other by torchrun's own options; nothing here starts a process.
+A process that neither started is rank 0 of 1, and its collectives cost nothing. Only rank 0 writes files and prints.
+Processes on several nodes find each other by torchrun's own options.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from runtime.errors import SmolTextError
 from train.config import MachineSection
+from train.distributed.launch import LAUNCHED
 from train.errors import RecipeError, RunError
 
 CPU = torch.device("cpu")
@@ -74,25 +75,27 @@ class Ranks:
 
 
 def join_ranks(machine: MachineSection) -> Ranks:
-    """Join the process group that torchrun started, if it did, and set up this process's device.
+    """Join the process group that this process was started for, if it was, and set up this process's device.
 
     The processes of a node take its GPUs in order and communicate over NCCL; on CPUs they communicate over gloo.
 
     Raises:
-        RecipeError: the recipe asks for a GPU and there is none.
+        RecipeError: the recipe asks for a GPU and there is none, or there are fewer than processes.
     """
     if machine.device == "cuda" and not torch.cuda.is_available():
         raise RecipeError("machine.device is cuda, but torch finds no GPU here")
     on_gpu = machine.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else CPU
     if on_gpu:
+        if device.index >= torch.cuda.device_count():
+            raise RecipeError(f"a process takes a GPU, and there are {torch.cuda.device_count()}: start fewer processes")
         torch.cuda.set_device(device)
     if machine.threads:
         torch.set_num_threads(machine.threads)
     if machine.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, and reads it at its first use
         torch.use_deterministic_algorithms(mode=True)
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if "TORCHELASTIC_RUN_ID" not in os.environ and LAUNCHED not in os.environ:
         return Ranks(device=device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)

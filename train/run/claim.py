@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import platform
-import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from typing import IO
 from train.errors import RunError
 
 LOCK = "run.lock"
+_log = logging.getLogger(__name__)
 HELD = (errno.EACCES, errno.EAGAIN)
 
 
@@ -97,7 +98,7 @@ def _lock(file: IO[str]) -> bool:
     except OSError as error:
         if error.errno in HELD:
             return False
-        print(f"warning: {file.name} cannot be locked ({error.strerror}): let no other run write here", file=sys.stderr)
+        _log.warning("%s cannot be locked (%s): let no other run write here", file.name, error.strerror)
     return True
 
 

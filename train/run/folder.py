@@ -62,17 +62,19 @@ class RunFolder:
             raise RunError(f"{self.path} is a file; choose another --out")
         claim(self.path)
         try:
-            # run.json last: as long as it is there, a deletion that was cut off can be repeated.
-            self._old = sorted(
-                (path for path in self.path.iterdir() if path.name != LOCK), key=lambda path: path == self._record
-            )
-            if self._old and not overwrite:
-                raise RunError(f"{self.path} exists; choose another --out, resume it, or pass --overwrite")
-            if self._old and not self._record.is_file():
-                raise RunError(f"{self.path} is not the folder of a run, so --overwrite does not delete it")
+            self._check_free(overwrite=overwrite)
         except RunError:
             self.release()
             raise
+
+    def _check_free(self, *, overwrite: bool) -> None:
+        # run.json last: as long as it is there, a deletion that was cut off can be repeated.
+        entries = (path for path in self.path.iterdir() if path.name != LOCK)
+        self._old = sorted(entries, key=lambda path: path == self._record)
+        if self._old and not overwrite:
+            raise RunError(f"{self.path} exists; choose another --out, resume it, or pass --overwrite")
+        if self._old and not self._record.is_file():
+            raise RunError(f"{self.path} is not the folder of a run, so --overwrite does not delete it")
 
     def claim(self) -> None:
         """Become the only writer of the run that the folder holds. Raises RunError where another process is."""
