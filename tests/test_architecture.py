@@ -61,6 +61,7 @@ ORDER = {
         "errors",
         "labels",
         "signals",
+        "recipe_paths",
         "data",
         "config",
         "loss",

@@ -19,6 +19,7 @@ from typing import Any
 from train.data.config import DataSection, TokenizerSection
 from train.errors import RecipeError
 from train.errors import require as _check
+from train.recipe_paths import begin_text_at, resolve_paths
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
 
@@ -186,11 +187,12 @@ class Recipe:
 
 
 def read_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe by path, or by its bare name in `train/recipes`.
+    """Read a recipe by path, or by its bare name in `train/recipes`. Its paths become absolute (train.recipe_paths).
 
     Args:
         name: such as `my.toml` or `stories-tiny`.
-        overrides: such as `optimizer.lr=1e-3`; a value is TOML, or else a plain string.
+        overrides: such as `optimizer.lr=1e-3`; a value is TOML, or else a plain string. A relative path in an override
+            begins at the current folder, one in the recipe at the recipe's.
 
     Raises:
         RecipeError: the file is missing, or it is not TOML, or not a recipe.
@@ -205,12 +207,32 @@ def read_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
         raise RecipeError(f"there is no recipe {name}; give the path of a TOML file, or one of: {known}") from None
     except (OSError, ValueError) as error:
         raise RecipeError(f"{path} is not readable TOML: {error}") from None
-    for override in overrides:
-        _apply(values, override)
+    _settle_paths(values, path.resolve().parent)
+    values = _overridden(values, list(overrides))
     try:
         return Recipe.from_dict(values)
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from None
+
+
+def _settle_paths(values: dict[str, Any], folder: Path) -> None:
+    """Make a recipe file's paths absolute. Where it names no root, its text begins beside it.
+
+    The text of a recipe of this repository that names no root is the user's: it begins at the current folder.
+    """
+    data = values.setdefault("data", {})
+    if isinstance(data, dict):
+        data.setdefault("root", str(Path.cwd() if folder == RECIPES_FOLDER.resolve() else folder))
+    resolve_paths(values, folder)
+
+
+def _overridden(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The tables with the overrides applied, whose paths begin at the current folder."""
+    begin_text_at(values, Path.cwd(), overrides)
+    for override in overrides:
+        _apply(values, override)
+    resolve_paths(values, Path.cwd())
+    return values
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
