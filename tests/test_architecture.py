@@ -67,6 +67,7 @@ ORDER = {
         "loss",
         "lora",
         "optimizer",
+        "precision",
         "schedule",
         "throughput",
         "distributed",

@@ -112,13 +112,17 @@ def _train(run: Run, arguments: Namespace) -> int:
     from model.parameters import parameter_counts
     from train.distributed.ranks import leave_ranks
     from train.loop import train
+    from train.precision import choose_precision
     from train.run.metrics import read_metrics
     from train.run.plot import plot_runs
+    from train.run.record import device_name
 
     folder, first = run.folder, run.ranks.is_first
     parameters = parameter_counts(run.model.config)["total"]
     if first:
         _say(f"{parameters:,} parameters, {run.corpus.train_tokens:,} tokens to train on, in {folder.path}")
+        precision = choose_precision(run.recipe.machine.precision, run.ranks.device)
+        _say(f"matrix products on {device_name(run.ranks.device)} in {precision}")
     started = time.perf_counter()
     outcome = train(run, stop_at=arguments.stop_at)
     leave_ranks()

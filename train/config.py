@@ -25,7 +25,7 @@ RECIPES_FOLDER = Path(__file__).parent / "recipes"
 
 
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    _check(value in choices, f"{key} must be {' or '.join(choices)}, not {value!r}")
+    _check(value in choices, f"{key} must be {', '.join(choices[:-1])} or {choices[-1]}, not {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +129,11 @@ class MachineSection:
     A resumed run may therefore have other values in this section, and in this section alone.
     """
 
-    device: str = "auto"  # "cpu", "cuda", or "auto": a GPU where there is one
+    device: str = "auto"  # "cpu", "cuda", "mps" (Apple's GPUs), or "auto": a GPU where there is one
     threads: int = 0  # on the CPU; 0 leaves the choice to torch
-    precision: str = "fp32"  # or "bf16": matrix products in bfloat16 (autocast); weights and optimizer in float32
+    precision: str = (
+        "auto"  # of matrix products: "fp32", "tf32", "bf16", "fp16", or the device's best (train.precision)
+    )
     micro_batch_size: int = 0  # rows per pass on a device; gradients accumulate over a step. 0: all its rows
     compile: bool = False  # torch.compile: minutes at the start, then faster steps
     recompute_activations: bool = False  # keep only the blocks' inputs and recompute the rest: less memory
@@ -141,8 +143,8 @@ class MachineSection:
     peak_tflops: float = 0.0  # of one device, for the MFU; 0: from the table in train.throughput
 
     def __post_init__(self) -> None:
-        _check_choice("machine.device", self.device, ("auto", "cpu", "cuda"))
-        _check_choice("machine.precision", self.precision, ("fp32", "bf16"))
+        _check_choice("machine.device", self.device, ("auto", "cpu", "cuda", "mps"))
+        _check_choice("machine.precision", self.precision, ("auto", "fp32", "tf32", "bf16", "fp16"))
         _check_choice("machine.sharding", self.sharding, ("ddp", "fsdp"))
         for name in ("threads", "micro_batch_size", "loss_chunk_tokens", "peak_tflops"):
             _check(getattr(self, name) >= 0, f"machine.{name} must not be negative")

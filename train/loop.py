@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from train.data.batches import Batch
-from train.distributed.parallel import forward_and_backward, full_tensor, has_finite_weights
+from train.distributed.parallel import divide_gradients, forward_and_backward, full_tensor, has_finite_weights
 from train.errors import RunError
 from train.labels import IGNORE_INDEX
 from train.run.run import Run
@@ -87,7 +87,17 @@ def training_step(run: Run) -> dict[str, Any]:
     grad_norm = full_tensor(norm).item()
     run.step += 1
     metrics = {"step": run.step, "loss": loss, "lr": lr, "grad_norm": grad_norm, "tokens": int(tokens)}
-    if math.isfinite(loss) and math.isfinite(grad_norm):
+    metrics |= _update(run, lr, loss, grad_norm)
+    _drop_gradients(run)
+    metrics["tokens_per_second"] = tokens / (time.perf_counter() - started)
+    return metrics | _use_of_device(run, metrics["tokens_per_second"], batch.input_ids.shape[1])
+
+
+def _update(run: Run, lr: float, loss: float, grad_norm: float) -> dict[str, Any]:
+    """Update the weights, unless the loss or a gradient is not finite. Returns what that changes in the metrics."""
+    is_finite = math.isfinite(loss) and math.isfinite(grad_norm)
+    changes: dict[str, Any] = {}
+    if is_finite:
         run.skipped_in_a_row = 0
         for optimizer in run.optimizers:
             for group in optimizer.param_groups:
@@ -95,10 +105,11 @@ def training_step(run: Run) -> dict[str, Any]:
             optimizer.step()
     else:
         _skip_or_stop(run, loss, grad_norm)
-        metrics |= {"loss": None, "grad_norm": None, "skipped": True}
-    _drop_gradients(run)
-    metrics["tokens_per_second"] = tokens / (time.perf_counter() - started)
-    return metrics | _use_of_device(run, metrics["tokens_per_second"], batch.input_ids.shape[1])
+        changes = {"loss": loss if math.isfinite(loss) else None, "grad_norm": None, "skipped": True}
+    if run.loss_scale is not None:
+        run.loss_scale.update(is_finite=is_finite)
+        changes |= {"loss_scale": run.loss_scale.factor, "overflows": run.loss_scale.overflows}
+    return changes
 
 
 def _accumulate_gradients(run: Run, batch: Batch, tokens: float) -> float:
@@ -108,6 +119,7 @@ def _accumulate_gradients(run: Run, batch: Batch, tokens: float) -> float:
     how rows are divided into micro-batches and ranks.
     """
     machine, ranks = run.recipe.machine, run.ranks
+    scale = 1.0 if run.loss_scale is None else run.loss_scale.factor
     rows = machine.micro_batch_size or len(batch.input_ids)
     parts = list(zip(*(part.split(rows) for part in batch if part is not None), strict=True))
     cross_entropies: list[Tensor] = []
@@ -117,8 +129,10 @@ def _accumulate_gradients(run: Run, batch: Batch, tokens: float) -> float:
         with forward_and_backward(run.loss, machine, ranks, last=number == len(parts)):
             total, cross_entropy = run.loss(*(tensor.to(ranks.device) for tensor in part))
             # DDP and FSDP average gradients over the ranks; here they must be summed.
-            (total * (ranks.world_size / tokens)).backward()
+            (total * (scale * ranks.world_size / tokens)).backward()
         cross_entropies.append(cross_entropy)
+    if scale != 1:
+        divide_gradients(run.model, scale)
     return ranks.all_reduce_sum(torch.stack(cross_entropies).sum())[0] / tokens
 
 
@@ -128,15 +142,19 @@ def _drop_gradients(run: Run) -> None:
 
 
 def _skip_or_stop(run: Run, loss: float, grad_norm: float) -> None:
-    """Handle a step whose loss is not finite: warn and skip it if the recipe allows that, else raise RunError."""
+    """Handle a step whose loss is not finite: warn and skip it if the recipe allows that, else raise RunError.
+
+    In float16 such steps are expected: they are how the loss scale finds its value.
+    """
     what = f"the loss is {loss} and its gradient's norm {grad_norm} at step {run.step}"
     remedy = "lower optimizer.lr or lengthen schedule.warmup_steps"
     run.skipped_in_a_row += 1
-    if run.recipe.optimizer.on_non_finite == "stop":
+    if run.recipe.optimizer.on_non_finite == "stop" and run.loss_scale is None:
         raise RunError(f"{what}; {remedy}")
     if run.skipped_in_a_row >= MAX_SKIPPED_STEPS:
         raise RunError(f"{what}, as at the {MAX_SKIPPED_STEPS - 1} steps before; {remedy}")
-    run.ranks.print_rank0(f"warning: {what}; the step is skipped")
+    if run.loss_scale is None:
+        run.ranks.print_rank0(f"warning: {what}; the step is skipped")
 
 
 def _use_of_device(run: Run, tokens_per_second: float, row_tokens: int) -> dict[str, float]:

@@ -27,6 +27,7 @@ from train.errors import RecipeError, require
 from train.lora import add_adapters
 from train.loss import NextTokenLoss
 from train.optimizer import build_optimizers
+from train.precision import LossScale, choose_precision
 from train.run.folder import RunFolder
 from train.run.metrics import summary_writer_class
 from train.run.record import run_record, session_record
@@ -60,7 +61,9 @@ def resume_run(folder: RunFolder, overrides: Iterable[str] = ()) -> Run:
     with _released_on_failure(folder):
         tokenizer = folder.tokenizer(dataclasses.replace(recipe.tokenizer, chat_template=None))
         run = _assemble(recipe, folder, ranks, tokenizer)
-        run.step = folder.states.load(run.model, run.optimizers, ranks, data=run.corpus.fingerprint())
+        run.step, scale = folder.states.load(run.model, run.optimizers, ranks, data=run.corpus.fingerprint())
+        if run.loss_scale is not None and scale is not None:
+            run.loss_scale = scale
         if ranks.is_first:
             folder.clean()
             folder.add_session(session_record(run))
@@ -128,7 +131,10 @@ def _assemble(recipe: Recipe, folder: RunFolder, ranks: Ranks, tokenizer: Corpus
     loss = NextTokenLoss(model, z_loss=recipe.optimizer.z_loss, chunk_tokens=machine.loss_chunk_tokens)
     parallel_loss = parallelize(loss, machine, ranks)
     optimizers = build_optimizers(model, recipe.optimizer)
-    return Run(recipe, folder, ranks, model, parallel_loss, optimizers, tokenizer.tokenizer, corpus, batches)
+    run = Run(recipe, folder, ranks, model, parallel_loss, optimizers, tokenizer.tokenizer, corpus, batches)
+    if choose_precision(machine.precision, ranks.device) == "fp16":
+        run.loss_scale = LossScale()
+    return run
 
 
 def _model(section: ModelSection, tokenizer: CorpusTokenizer) -> TransformerModel:

@@ -127,7 +127,7 @@ def test_whole_numbers_serve_as_floats(recipe_file):
         ("optimizer.z_loss=-1", "optimizer.z_loss must not be negative"),
         ("schedule.decay=sudden", "schedule.decay must be linear or cosine"),
         ("schedule.final=2", "schedule.final is a share"),
-        ("machine.precision=fp8", "machine.precision must be fp32 or bf16"),
+        ("machine.precision=fp8", "machine.precision must be auto, fp32, tf32, bf16 or fp16, not 'fp8'"),
         ("machine.sharding=zero", "machine.sharding must be ddp or fsdp"),
         ("machine.micro_batch_size=-1", "machine.micro_batch_size must not be negative"),
         ("data.held_out=1", "data.held_out is a share"),

@@ -19,6 +19,7 @@ from runtime.errors import SmolTextError
 from train.config import MachineSection
 from train.distributed.launch import LAUNCHED
 from train.errors import RecipeError, RunError
+from train.precision import choose_precision, set_product_precision
 
 CPU = torch.device("cpu")
 
@@ -82,14 +83,10 @@ def join_ranks(machine: MachineSection) -> Ranks:
     Raises:
         RecipeError: the recipe asks for a GPU and there is none, or there are fewer than processes.
     """
-    if machine.device == "cuda" and not torch.cuda.is_available():
-        raise RecipeError("machine.device is cuda, but torch finds no GPU here")
-    on_gpu = machine.device != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else CPU
-    if on_gpu:
-        if device.index >= torch.cuda.device_count():
-            raise RecipeError(f"a process takes a GPU, and there are {torch.cuda.device_count()}: start fewer processes")
+    device = _device(machine.device)
+    if device.type == "cuda":
         torch.cuda.set_device(device)
+        set_product_precision(choose_precision(machine.precision, device))
     if machine.threads:
         torch.set_num_threads(machine.threads)
     if machine.deterministic:
@@ -97,9 +94,25 @@ def join_ranks(machine: MachineSection) -> Ranks:
         torch.use_deterministic_algorithms(mode=True)
     if "TORCHELASTIC_RUN_ID" not in os.environ and LAUNCHED not in os.environ:
         return Ranks(device=device)
+    if device.type == "mps":
+        raise RecipeError("several processes cannot train on one Apple GPU: start one, or set machine.device to cpu")
+    on_gpu = device.type == "cuda"
     if not dist.is_initialized():
         dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
+
+
+def _device(wanted: str) -> torch.device:
+    """This process's device. Raises RecipeError where there is none of that kind, or none left for it."""
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if (wanted == "cuda" and not has_cuda) or (wanted == "mps" and not has_mps):
+        raise RecipeError(f"machine.device is {wanted}, but torch finds no GPU of that kind here")
+    if wanted == "cuda" or (wanted == "auto" and has_cuda):
+        index, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if index >= count:
+            raise RecipeError(f"each process takes a GPU, and there are {count}: start {count} processes")
+        return torch.device("cuda", index)
+    return torch.device("mps") if wanted == "mps" or (wanted == "auto" and has_mps) else CPU
 
 
 def leave_ranks() -> None:

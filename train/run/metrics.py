@@ -2,7 +2,9 @@
 
 A line has
     step                    counted from 1
-    loss, lr, grad_norm     the loss in nats per token; loss and grad_norm are null in a step that was skipped
+    loss, lr, grad_norm     the loss in nats per token; null where they were not finite
+    skipped                 true in a step that made no update, because a gradient was not finite
+    loss_scale, overflows   in float16: the factor on the loss, and how many steps the run has skipped
     tokens                  that have a label, over all devices
     tokens_per_second       of the step, without evaluation and saving
     mfu                     model FLOPs utilization (train.throughput), where the devices' peak is known

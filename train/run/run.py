@@ -16,6 +16,7 @@ from train.data.batches import Batches
 from train.data.corpus import Corpus
 from train.distributed.parallel import full_model
 from train.distributed.ranks import Ranks
+from train.precision import LossScale
 from train.run.folder import RunFolder
 from train.signals import Interrupted, no_signal
 
@@ -35,6 +36,7 @@ class Run:
     batches: Batches
     step: int = 0  # updates made
     skipped_in_a_row: int = 0  # consecutive steps up to this one whose loss was not finite
+    loss_scale: LossScale | None = None  # in float16 alone
     saved_step: int | None = None  # of the last state that was saved or loaded
     received_signal: Callable[[], int] = no_signal  # the number of a signal that asks this rank to stop, or 0
 
@@ -51,6 +53,7 @@ class Run:
             self.ranks,
             step=self.step,
             data=self.corpus.fingerprint(),
+            loss_scale=self.loss_scale,
             keep_last=self.recipe.run.keep_last,
         )
         self.save_model(self.folder.checkpoint)

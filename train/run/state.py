@@ -12,6 +12,7 @@ no random state, because batches and samples are functions of the seed and the s
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -32,6 +33,7 @@ from model import TransformerModel
 from model.files import write_json
 from train.distributed.ranks import Ranks
 from train.errors import RunError
+from train.precision import LossScale
 
 ABOUT = "state.json"
 FILE_BYTES = 64 * 2**20  # a larger tensor has a file of its own
@@ -53,6 +55,7 @@ class States:
         step: int,
         data: str,
         keep_last: int,
+        loss_scale: LossScale | None = None,
     ) -> None:
         """Write a state atomically, then delete all but the last `keep_last`. All ranks must call this.
 
@@ -63,6 +66,7 @@ class States:
             step: updates made.
             data: the fingerprint of the corpus.
             keep_last: how many states remain afterwards.
+            loss_scale: of a run in float16.
 
         Raises:
             RunError: it could not be written, on a full disk for example. Older states are kept.
@@ -79,7 +83,8 @@ class States:
                 writer = HuggingFaceStorageWriter(str(partial), _numbers_of_files(tensors), save_distributed=True)
                 dcp.save(tensors, storage_writer=writer, no_dist=ranks.world_size == 1)
             if ranks.is_first:
-                about = {"step": step, "data": data, "files": _file_hashes(partial)}
+                scale = None if loss_scale is None else dataclasses.asdict(loss_scale)
+                about = {"step": step, "data": data, "loss_scale": scale, "files": _file_hashes(partial)}
                 write_json(partial / ABOUT, about | {"sha256": _hash_of(about)})
                 _flush(partial)
                 shutil.rmtree(final, ignore_errors=True)
@@ -97,10 +102,15 @@ class States:
         """The steps of the saved states, ascending."""
         return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
 
-    def load(self, model: TransformerModel, optimizers: Sequence[Optimizer], ranks: Ranks, *, data: str) -> int:
-        """Load the newest complete state into a model and its optimizers; return its step. All ranks must call this.
+    def load(
+        self, model: TransformerModel, optimizers: Sequence[Optimizer], ranks: Ranks, *, data: str
+    ) -> tuple[int, LossScale | None]:
+        """Load the newest complete state into a model and its optimizers. All ranks must call this.
 
         A truncated or broken state is skipped, with a warning on stderr, for the one before it.
+
+        Returns:
+            The state's step, and its loss scale where it had one.
 
         Raises:
             RunError: there is no complete state, or it belongs to another model or other data.
@@ -115,7 +125,8 @@ class States:
             except BROKEN as error:
                 ranks.print_rank0(f"warning: {folder} is truncated or broken ({_reason(error)}); trying the one before")
                 continue
-            return int(about["step"])
+            scale = about["loss_scale"]
+            return int(about["step"]), None if scale is None else LossScale(**scale)
         if self.steps():
             raise RunError(f"every state in {self.folder} is truncated or broken; the run cannot be resumed")
         raise RunError(f"{self.folder.parent} has no state to resume from: it was stopped before its first save")

@@ -166,9 +166,7 @@ def test_an_error_of_several_processes_is_one_line(folder):
     refused = launched("run", folder / "recipe.toml", "--out", folder / "odd", "--set", "data.batch_size=3")
     stdout, stderr = refused.communicate(timeout=60)
     assert (refused.returncode, stdout) == (1, "")
-    assert stderr.splitlines() == [
-        "error: 2 processes cannot share data.batch_size 3 evenly: make it a multiple of 2"
-    ]
+    assert stderr.splitlines() == ["error: 2 processes cannot share data.batch_size 3 evenly: make it a multiple of 2"]
     assert not (folder / "odd").exists()
 
 

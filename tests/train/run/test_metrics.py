@@ -40,10 +40,26 @@ def test_a_model_of_135m_takes_a_giga_operation_a_token():
     assert flops_per_token(config, 2048) == pytest.approx(6 * 134.5e6 + 12 * 30 * 576 * 2048, rel=1e-3)
 
 
+PEAKS = (
+    ("Tesla T4", 65e12),
+    ("Tesla V100-SXM2-16GB", 125e12),
+    ("NVIDIA A10", 125e12),
+    ("NVIDIA A10G", 70e12),
+    ("NVIDIA L4", 121e12),
+    ("NVIDIA GeForce RTX 3090", 71e12),
+    ("NVIDIA GeForce RTX 4090", 165e12),
+    ("NVIDIA A100-SXM4-80GB", 312e12),
+    ("NVIDIA H100 80GB HBM3", 989e12),
+    ("NVIDIA H100 PCIe", 756e12),
+    ("NVIDIA H200", 989e12),
+    ("Quantum 9", None),
+)
+
+
 def test_the_peak_is_the_recipes_or_the_tables(monkeypatch):
     assert peak_flops(MachineSection(), torch.device("cpu")) is None
     assert peak_flops(MachineSection(peak_tflops=0.5), torch.device("cpu")) == 5e11
-    for name, expected in (("NVIDIA H200", 989e12), ("NVIDIA H100 PCIe", 756e12), ("Quantum 9", None)):
+    for name, expected in PEAKS:
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, name=name: name)
         assert peak_flops(MachineSection(), torch.device("cuda", 0)) == expected
 
