@@ -35,17 +35,40 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--overwrite", action="store_true", help="delete the run at --out first")
 
-    resume = _command(subparsers, commands.resume, "python -m train resume runs/stories")
+    resume = _command(subparsers, commands.resume, "python -m train resume runs/stories --set schedule.steps=9000")
     resume.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     resume.add_argument(
         "--set",
         action="append",
         default=[],
-        metavar="machine.KEY=VALUE",
-        help="override a value",
+        metavar="SECTION.KEY=VALUE",
+        help="override a value of the sections machine, schedule or run",
     )
 
-    for command in (run, resume):
+    branch = _command(
+        subparsers,
+        commands.branch,
+        "python -m train branch runs/stories --out runs/other --set schedule.steps=9000 --set data.source=better.txt",
+    )
+    branch.add_argument("run", type=Path, metavar="RUN", help="a run folder, which stays as it is")
+    branch.add_argument("--out", type=Path, required=True, help="the run folder to make")
+    branch.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override a value of the sections machine, schedule, run, data or optimizer",
+    )
+
+    for command in (resume, branch):
+        command.add_argument(
+            "--from-step",
+            type=_not_negative,
+            metavar="STEP",
+            help="the saved state to continue from (default: the last to which the old and the new schedule lead)",
+        )
+
+    for command in (run, resume, branch):
         command.add_argument("--stop-at", type=_positive, metavar="STEP", help="stop after this step, saved")
         command.add_argument(
             "--processes", type=_positive, default=1, help="one per GPU of this machine (default %(default)s)"
@@ -101,6 +124,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
+
+
+def _not_negative(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, not {number}")
     return number
 
 

@@ -26,11 +26,20 @@ def run(arguments: Namespace) -> int:
 
 
 def resume(arguments: Namespace) -> int:
-    """Continue a run that was stopped."""
+    """Continue a run that was stopped, or extend one by another schedule."""
+    from train.resume import resume_run
     from train.run.folder import RunFolder
-    from train.setup import resume_run
 
-    return _train(resume_run(RunFolder(arguments.run), arguments.set), arguments)
+    return _train(resume_run(RunFolder(arguments.run), arguments.set, from_step=arguments.from_step), arguments)
+
+
+def branch(arguments: Namespace) -> int:
+    """Start a run from a state of another, with another schedule, optimizer or data."""
+    from train.resume import branch_run
+    from train.run.folder import RunFolder
+
+    source, folder = RunFolder(arguments.run), RunFolder(arguments.out)
+    return _train(branch_run(source, folder, arguments.set, from_step=arguments.from_step), arguments)
 
 
 def tokenize(arguments: Namespace) -> int:

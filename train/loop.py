@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
 import time
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from train.data.batches import Batch
 from train.distributed.parallel import divide_gradients, forward_and_backward, full_tensor, has_finite_weights
+from train.dropout import seed_dropout
 from train.errors import RunError
 from train.labels import IGNORE_INDEX
 from train.run.run import Run
-from train.schedule import lr_factor
+from train.schedule import ENDLESS, end_in_time, lr_factor
 from train.signals import Interrupted, noting_signals
 from train.step_actions import StepActions
 from train.throughput import flops_per_token, peak_flops, peak_memory_bytes
@@ -25,7 +27,8 @@ MAX_SKIPPED_STEPS = 20
 
 
 def train(run: Run, *, stop_at: int | None = None) -> dict[str, Any]:
-    """Train until the schedule's last step, until `stop_at`, or until SIGINT or SIGTERM arrives; then save.
+    """Train until the schedule's last step, until `stop_at`, until the held-out loss has not fallen for as long as
+    `run.patience` says, or until SIGINT or SIGTERM arrives; then save.
 
     A signal ends the run within a micro-batch: the state of the last whole step is saved.
 
@@ -43,7 +46,22 @@ def train(run: Run, *, stop_at: int | None = None) -> dict[str, Any]:
     finally:
         run.folder.release()
     name = signal.Signals(stopped_by).name if stopped_by else None
-    return metrics | {"finished": run.step == run.recipe.schedule.steps and name is None, "stopped_by": name}
+    return metrics | {"finished": run.step == run.schedule.steps and name is None, "stopped_by": name}
+
+
+def _decide_end(run: Run) -> None:
+    """Where a run lasts some hours, see whether its decay must begin, and if so, record when it ends."""
+    if not run.recipe.schedule.hours or run.schedule.steps != ENDLESS:
+        return
+    decided = end_in_time(run.recipe.schedule, run.step, run.seconds) if run.ranks.is_first else None
+    steps = run.ranks.all_reduce_max(0 if decided is None else decided.steps)
+    decay_steps = run.ranks.all_reduce_max(0 if decided is None else decided.decay_steps)
+    if not steps:
+        return
+    run.schedule = dataclasses.replace(run.schedule, steps=steps, decay_steps=decay_steps)
+    if run.ranks.is_first:
+        run.folder.note(ending={"steps": steps, "decay_steps": decay_steps})
+    run.ranks.print_rank0(f"step {run.step}: the run will end at step {steps}, after a decay of {decay_steps} steps")
 
 
 def _save_the_end(run: Run) -> None:
@@ -61,11 +79,15 @@ def _take_steps(run: Run, stop_at: int | None) -> tuple[dict[str, Any], int]:
     with StepActions(run) as step_actions, noting_signals() as run.received_signal:
         try:
             step_actions.catch_up()
-            while run.step < run.recipe.schedule.steps:
+            while run.step < run.schedule.steps:
                 run.check_interrupted()
+                if step_actions.is_exhausted:
+                    run.ranks.print_rank0(f"stopped early: {run.recipe.run.patience} evaluations found nothing better")
+                    break
                 if run.step == stop_at:
                     break
                 metrics = training_step(run)
+                _decide_end(run)
                 step_actions.after_step(metrics)
         except Interrupted as interruption:
             _drop_gradients(run)  # of a step that was not completed
@@ -79,7 +101,9 @@ def training_step(run: Run) -> dict[str, Any]:
     Raises Interrupted between two micro-batches; the step was then not taken.
     """
     started = time.perf_counter()
-    lr = run.recipe.optimizer.lr * lr_factor(run.step, run.recipe.schedule)
+    lr = run.recipe.optimizer.lr * lr_factor(run.step, run.schedule)
+    if run.recipe.model.dropout:
+        seed_dropout(run.recipe.run.seed, run.step, run.ranks.rank)
     batch = run.batches.batch(run.step)
     [tokens] = run.ranks.all_reduce_sum(int((batch.labels != IGNORE_INDEX).sum()))
     loss = _accumulate_gradients(run, batch, tokens)

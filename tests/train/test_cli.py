@@ -27,7 +27,7 @@ def test_help_is_fast_and_needs_no_torch(arguments):
     assert not [name for name in ("torch", "numpy", "matplotlib", "tokenizers") if f"'{name}'" in done.stderr]
 
 
-@pytest.mark.parametrize("command", ["run", "resume", "tokenize", "tokenizer", "plot", "stories"])
+@pytest.mark.parametrize("command", ["run", "resume", "branch", "tokenize", "tokenizer", "plot", "stories"])
 def test_every_command_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

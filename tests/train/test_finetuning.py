@@ -16,7 +16,8 @@ from train.loop import train
 from train.lora import merged
 from train.run.folder import RunFolder
 from train.run.metrics import read_metrics
-from train.setup import resume_run, start_run
+from train.resume import resume_run
+from train.setup import start_run
 
 SHORT = {"steps": 6, "warmup_steps": 1, "decay_steps": 1}
 

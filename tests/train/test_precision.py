@@ -14,7 +14,7 @@ from train.loop import train, training_step
 from train.loss import NextTokenLoss
 from train.precision import LossScale, choose_precision
 from train.run.metrics import read_metrics
-from train.setup import resume_run
+from train.resume import resume_run
 
 CUDA = torch.device("cuda", 0)
 

@@ -3,6 +3,7 @@
     run.json        what the run is: recipe, versions, git commit, parameters by part, data with their hashes, sessions
     tokenizer/      tokenizer.json and the files that go with it
     checkpoint/     the latest model, as Hugging Face lays it out: what `export` takes
+    checkpoint-*/   what it was when the run was extended from an earlier step
     best/           the same, of the step with the lowest held-out loss
     state/          what `resume` continues from (train.run.state)
     held_out.txt    the documents that are never trained on, with the separator between them
@@ -104,10 +105,25 @@ class RunFolder:
         except (KeyError, TypeError, RecipeError) as error:
             raise RunError(f"{self._record} cannot be read: {error}") from None
 
+    def ending(self) -> dict[str, Any] | None:
+        """When a run of some hours ends, as it was decided; None before that, and for other runs."""
+        return self._read_record().get("ending")
+
+    def note(self, **changes: Any) -> None:
+        """Change entries of run.json."""
+        write_json(self._record, self._read_record() | changes)
+
     def add_session(self, session: dict[str, Any]) -> None:
         """Add a session to run.json."""
-        record = self._read_record()
-        write_json(self._record, record | {"sessions": [*record.get("sessions", []), session]})
+        self.note(sessions=[*self._read_record().get("sessions", []), session])
+
+    def keep_checkpoint(self, step: int) -> Path:
+        """Keep the checkpoint under the name of its step. Returns its new path."""
+        kept = self.path / f"checkpoint-step-{step:08d}"
+        if kept.exists():
+            shutil.rmtree(kept)
+        self.checkpoint.replace(kept)
+        return kept
 
     def tokenizer(self, section: TokenizerSection) -> CorpusTokenizer:
         """The tokenizer that the run was started with."""

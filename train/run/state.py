@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class States:
         data: str,
         keep_last: int,
         loss_scale: LossScale | None = None,
+        keep: Collection[int] = (),
     ) -> None:
         """Write a state atomically, then delete all but the last `keep_last`. All ranks must call this.
 
@@ -67,6 +68,7 @@ class States:
             data: the fingerprint of the corpus.
             keep_last: how many states remain afterwards.
             loss_scale: of a run in float16.
+            keep: steps whose states remain in any case.
 
         Raises:
             RunError: it could not be written, on a full disk for example. Older states are kept.
@@ -95,19 +97,38 @@ class States:
             raise RunError(f"the state of step {step} could not be written: {_reason(error)}; {self._hint()}") from None
         ranks.barrier()
         if ranks.is_first:
-            for number in self.steps()[:-keep_last]:
+            for number in [number for number in self.steps() if number not in keep][:-keep_last]:
                 shutil.rmtree(self.folder / _name(number))
 
     def steps(self) -> list[int]:
         """The steps of the saved states, ascending."""
         return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
 
+    def remove_after(self, step: int) -> None:
+        """Delete the states of later steps."""
+        for number in self.steps():
+            if number > step:
+                shutil.rmtree(self.folder / _name(number))
+
     def load(
-        self, model: TransformerModel, optimizers: Sequence[Optimizer], ranks: Ranks, *, data: str
+        self,
+        model: TransformerModel,
+        optimizers: Sequence[Optimizer],
+        ranks: Ranks,
+        *,
+        data: str | None,
+        steps: Collection[int] | None = None,
     ) -> tuple[int, LossScale | None]:
         """Load the newest complete state into a model and its optimizers. All ranks must call this.
 
         A truncated or broken state is skipped, with a warning on stderr, for the one before it.
+
+        Args:
+            model: of the same shape as the one saved.
+            optimizers: of its parameters.
+            ranks: the processes that train it; their number may have changed.
+            data: the fingerprint of the corpus; None where it may have changed.
+            steps: those from which to choose; by default all.
 
         Returns:
             The state's step, and its loss scale where it had one.
@@ -115,11 +136,12 @@ class States:
         Raises:
             RunError: there is no complete state, or it belongs to another model or other data.
         """
-        for step in reversed(self.steps()):
+        candidates = [step for step in self.steps() if steps is None or step in steps]
+        for step in reversed(candidates):
             folder = self.folder / _name(step)
             try:
                 about = _check_on_rank0(folder, ranks)
-                if about["data"] != data:
+                if data is not None and about["data"] != data:
                     raise RunError(f"the data have changed since {folder} was saved; the run cannot be resumed exactly")
                 self._read(folder, model, optimizers, ranks)
             except BROKEN as error:
@@ -127,8 +149,9 @@ class States:
                 continue
             scale = about["loss_scale"]
             return int(about["step"]), None if scale is None else LossScale(**scale)
-        if self.steps():
-            raise RunError(f"every state in {self.folder} is truncated or broken; the run cannot be resumed")
+        if candidates:
+            which = "every state" if steps is None else f"the state of step {candidates[-1]}"
+            raise RunError(f"{which} in {self.folder} is truncated or broken; the run cannot be resumed")
         raise RunError(f"{self.folder.parent} has no state to resume from: it was stopped before its first save")
 
     def _read(self, folder: Path, model: TransformerModel, optimizers: Iterable[Optimizer], ranks: Ranks) -> None:
@@ -206,9 +229,9 @@ def _check_on_rank0(folder: Path, ranks: Ranks) -> dict[str, Any]:
 
 
 def _file_hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file of tensors in a folder, by name."""
+    """The SHA-256 of each file of a state but its record, by name."""
     hashes = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(path for path in folder.iterdir() if path.name != ABOUT):
         with path.open("rb") as file:
             hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes

@@ -17,7 +17,8 @@ from train.config import read_recipe
 from train.loop import train
 from train.run.folder import RunFolder
 from train.run.metrics import read_metrics
-from train.setup import resume_run, start_run
+from train.resume import resume_run
+from train.setup import start_run
 
 REPOSITORY = Path(__file__).parents[3]
 RECIPE = f"""

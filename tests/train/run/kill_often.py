@@ -18,7 +18,8 @@ from tests.train.conftest import TINY_SHAPE
 from train.config import Recipe
 from train.loop import train
 from train.run.folder import RunFolder
-from train.setup import resume_run, start_run
+from train.resume import resume_run
+from train.setup import start_run
 
 KILLS, STEPS = 10, 60
 RECIPE = Recipe.from_dict(

@@ -12,7 +12,8 @@ from train.errors import RunError
 from train.loop import train
 from train.run.claim import LOCK, claim, release
 from train.run.metrics import read_metrics
-from train.setup import resume_run, start_run
+from train.resume import resume_run
+from train.setup import start_run
 
 REPOSITORY = Path(__file__).parents[3]
 HOLDER = """

@@ -1,6 +1,8 @@
 """Operations, peaks and memory; the metrics for TensorBoard; the picture."""
 
 import json
+import sys
+import types
 
 import matplotlib.image
 import numpy as np
@@ -11,6 +13,7 @@ from model import ModelConfig
 from train.config import MachineSection
 from train.errors import RecipeError, RunError
 from train.loop import train
+from train.resume import resume_run
 from train.run.metrics import MetricsWriter, read_metrics
 from train.run.plot import plot_runs
 from train.throughput import flops_per_token, peak_flops
@@ -92,6 +95,36 @@ def test_tensorboard_that_is_not_installed_is_an_error_before_the_run(tiny_run, 
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     with pytest.raises(RecipeError, match=r"run\.tensorboard needs a package: pip install tensorboard"):
         tiny_run(run={"tensorboard": True})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("package", ["wandb", "trackio"])
+def test_a_tracker_gets_what_the_file_gets(tiny_run, monkeypatch, package):
+    """The packages' functions have the same names; a resumed run continues under its name."""
+    started, logged, finished = [], [], []
+    fake = types.SimpleNamespace(
+        init=lambda **options: started.append(options),
+        log=lambda numbers, step: logged.append((step, numbers)),
+        finish=lambda: finished.append(True),
+    )
+    monkeypatch.setitem(sys.modules, package, fake)
+    run = tiny_run(run={"tracker": package, "project": "stories"})
+    train(run, stop_at=10)
+    train(resume_run(run.folder))
+    assert [options["project"] for options in started] == ["stories"] * 2
+    assert {options["name"] for options in started} == {"run"}
+    assert started[0]["config"] == run.recipe.to_dict()
+    lines = read_metrics(run.folder.metrics)
+    assert [step for step, _ in logged] == [line["step"] for line in lines]
+    assert [numbers["loss"] for _, numbers in logged] == [line["loss"] for line in lines]
+    assert "held_out_loss" in logged[-1][1]
+    assert len(finished) == 2
+
+
+def test_a_tracker_that_is_not_installed_is_an_error_before_the_run(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(RecipeError, match=r"run\.tracker needs a package: pip install trackio"):
+        tiny_run(run={"tracker": "trackio"})
     assert not (tmp_path / "run").exists()
 
 

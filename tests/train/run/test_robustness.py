@@ -18,7 +18,7 @@ from train.errors import RunError
 from train.loop import train, training_step
 from train.run import state
 from train.run.metrics import read_metrics
-from train.setup import resume_run
+from train.resume import resume_run
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -60,7 +60,10 @@ def test_a_signal_saves_and_exits_with_the_shells_code(tiny_run, monkeypatch, nu
         return metrics
 
     monkeypatch.setattr(loop, "training_step", step_and_signal)
-    assert commands.resume(Namespace(run=run.folder.path, set=[], stop_at=None, json=False)) == 128 + number
+    assert (
+        commands.resume(Namespace(run=run.folder.path, set=[], from_step=None, stop_at=None, json=False))
+        == 128 + number
+    )
     assert states(run) == ["step-00000000", "step-00000003"]
     assert resume_run(run.folder).step == 3
 
@@ -68,7 +71,8 @@ def test_a_signal_saves_and_exits_with_the_shells_code(tiny_run, monkeypatch, nu
 def test_the_last_states_are_kept_and_the_best_model(tiny_run):
     run = tiny_run(run={"save_every": 4, "keep_last": 3, "evaluate_every": 5}, schedule={"steps": 16})
     train(run)
-    assert states(run) == ["step-00000008", "step-00000012", "step-00000016"]
+    # And that of step 11, before the decay.
+    assert states(run) == ["step-00000008", "step-00000011", "step-00000012", "step-00000016"]
     held_out = {
         line["step"]: line["held_out_loss"] for line in read_metrics(run.folder.metrics) if "bits_per_byte" in line
     }
@@ -179,7 +183,7 @@ def test_a_cut_off_state_gives_way_to_the_one_before(tiny_run, capsys, kept_byte
     warning = capsys.readouterr().err
     assert "step-00000020 is truncated or broken (shard-" in warning
     assert "trying the one before" in warning
-    assert resumed.step == 10
+    assert resumed.step == 15
     train(resumed)
     assert losses(resumed) == losses(undisturbed)
 
@@ -189,8 +193,9 @@ def test_a_state_whose_bytes_are_scrambled_gives_way_too(tiny_run, capsys):
     train(run)
     path = shard(run, 20)
     path.write_bytes(b"\xff" * path.stat().st_size)
-    assert resume_run(run.folder).step == 10
-    (run.folder.path / "state" / "step-00000010" / "state.json").write_text("{")
+    assert resume_run(run.folder).step == 15
+    for step in (10, 15):
+        (run.folder.path / "state" / f"step-{step:08d}" / "state.json").write_text("{")
     with pytest.raises(RunError, match=r"^every state in [^\n]* is truncated or broken; the run cannot be resumed$"):
         resume_run(run.folder)
 
@@ -208,7 +213,7 @@ def test_one_flipped_bit_gives_way_to_the_state_before(tiny_run):
             path.write_bytes(broken)
             taken.append(resume_run(run.folder).step)
         path.write_bytes(whole)
-    assert taken == [10] * 24
+    assert taken == [15] * 24
     assert resume_run(run.folder).step == 20
 
 
