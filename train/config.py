@@ -158,9 +158,7 @@ class MachineSection:
 
     device: str = "auto"  # "cpu", "cuda", "mps" (Apple's GPUs), or "auto": a GPU where there is one
     threads: int = 0  # on the CPU; 0 leaves the choice to torch
-    precision: str = (
-        "auto"  # of matrix products: "fp32", "tf32", "bf16", "fp16", or the device's best (train.precision)
-    )
+    precision: str = "auto"  # of products: "fp32", "tf32", "bf16", "fp16", or the best there (train.precision)
     micro_batch_size: int = 0  # rows per pass on a device; gradients accumulate over a step. 0: all its rows
     compile: bool = False  # torch.compile: minutes at the start, then faster steps
     recompute_activations: bool = False  # keep only the blocks' inputs and recompute the rest: less memory

@@ -14,9 +14,9 @@ from train.errors import DataError, RecipeError
 from train.evaluate import held_out_loss
 from train.loop import train
 from train.lora import merged
+from train.resume import resume_run
 from train.run.folder import RunFolder
 from train.run.metrics import read_metrics
-from train.resume import resume_run
 from train.setup import start_run
 
 SHORT = {"steps": 6, "warmup_steps": 1, "decay_steps": 1}

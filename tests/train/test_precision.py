@@ -13,8 +13,8 @@ from train.errors import RecipeError, RunError
 from train.loop import train, training_step
 from train.loss import NextTokenLoss
 from train.precision import LossScale, choose_precision
-from train.run.metrics import read_metrics
 from train.resume import resume_run
+from train.run.metrics import read_metrics
 
 CUDA = torch.device("cuda", 0)
 

@@ -101,7 +101,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 def divide_gradients(model: nn.Module, divisor: float) -> None:
     """Divide all gradients by a number, in place."""
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    torch._foreach_div_(gradients, divisor)  # noqa: SLF001 - torch's own clipping calls it too
+    torch._foreach_div_(gradients, divisor)
 
 
 @torch.no_grad()

@@ -15,9 +15,9 @@ from model import load_checkpoint
 from tests.train.conftest import TINY_SHAPE
 from train.config import read_recipe
 from train.loop import train
+from train.resume import resume_run
 from train.run.folder import RunFolder
 from train.run.metrics import read_metrics
-from train.resume import resume_run
 from train.setup import start_run
 
 REPOSITORY = Path(__file__).parents[3]
@@ -155,7 +155,7 @@ def test_our_launcher_trains_and_passes_a_signal_on(folder):
         if line.startswith("step 6:"):
             process.send_signal(signal.SIGTERM)
             break
-    stdout, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, stderr
     assert "continue with: python -m train resume" in stderr
     expected = {step: loss for step, loss in curve(folder / "alone").items() if step <= 6}

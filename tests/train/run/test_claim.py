@@ -10,9 +10,9 @@ import pytest
 
 from train.errors import RunError
 from train.loop import train
+from train.resume import resume_run
 from train.run.claim import LOCK, claim, release
 from train.run.metrics import read_metrics
-from train.resume import resume_run
 from train.setup import start_run
 
 REPOSITORY = Path(__file__).parents[3]

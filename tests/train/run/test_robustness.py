@@ -16,9 +16,9 @@ from model.errors import CheckpointError
 from train import commands, loop, step_actions
 from train.errors import RunError
 from train.loop import train, training_step
+from train.resume import resume_run
 from train.run import state
 from train.run.metrics import read_metrics
-from train.resume import resume_run
 
 REPOSITORY = Path(__file__).parents[3]
 

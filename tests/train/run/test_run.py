@@ -17,9 +17,9 @@ from train.data.streams import StreamEncoder
 from train.errors import DataError, RecipeError, RunError
 from train.evaluate import count_bytes, held_out_loss, sample_text
 from train.loop import train
+from train.resume import resume_run
 from train.run.folder import RunFolder
 from train.run.metrics import read_metrics
-from train.resume import resume_run
 
 
 def losses(run):
