@@ -133,9 +133,7 @@ class RunSection:
     evaluate_every: int = 500
     sample_every: int = 500
     save_every: int = 500
-    keep_last: int = (
-        2  # how many saved states, beside that before the decay; an older one is used where a newer is broken
-    )
+    keep_last: int = 2  # saved states beside that before the decay; an older one is used where a newer is broken
     patience: int = 0  # stop after this many evaluations without a better held-out loss; 0: never
     tensorboard: bool = False  # also write the metrics for TensorBoard
     tracker: str = "none"  # or "wandb" or "trackio": also send the metrics there

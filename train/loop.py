@@ -27,8 +27,7 @@ MAX_SKIPPED_STEPS = 20
 
 
 def train(run: Run, *, stop_at: int | None = None) -> dict[str, Any]:
-    """Train until the schedule's last step, until `stop_at`, until the held-out loss has not fallen for as long as
-    `run.patience` says, or until SIGINT or SIGTERM arrives; then save.
+    """Train until the schedule's last step, `stop_at`, the end of `run.patience`, or SIGINT or SIGTERM; then save.
 
     A signal ends the run within a micro-batch: the state of the last whole step is saved.
 

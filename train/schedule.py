@@ -1,7 +1,7 @@
 """The learning rate as a pure function of the step: warm-up, stable, decay (WSD, arXiv:2404.06395).
 
-A run's length may be given in tokens, epochs or hours; here it becomes a number of steps. Hours do so while the run goes
-on: when the time that is left is what the decay takes, the decay begins.
+A run's length may be given in tokens, epochs or hours; here it becomes a number of steps. Hours do so while the run
+goes on: when the time that is left is what the decay takes, the decay begins.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One process per device, as `torchrun` or `train.distributed.launch` starts them: the rank of this one, and collective operations on numbers.
+"""One process per device, as `torchrun` or `launch` starts them: this one's rank, and collective operations on numbers.
 
 A process that neither started is rank 0 of 1, and its collectives cost nothing. Only rank 0 writes files and prints.
 Processes on several nodes find each other by torchrun's own options.
