@@ -4,6 +4,7 @@
     tokenizer/      tokenizer.json and the files that go with it
     checkpoint/     the latest model, as Hugging Face lays it out: what `export` takes
     checkpoint-*/   what it was when the run was extended from an earlier step
+    adapter/        of a run with [lora]: its adapters alone, in peft's layout
     best/           the same, of the step with the lowest held-out loss
     state/          what `resume` continues from (train.run.state)
     held_out.txt    the documents that are never trained on, with the separator between them
@@ -43,6 +44,7 @@ class RunFolder:
         self.path = Path(path)
         self.checkpoint = self.path / "checkpoint"
         self.best = self.path / "best"
+        self.adapter = self.path / "adapter"
         self.held_out = self.path / "held_out.txt"
         self.metrics = self.path / "metrics.jsonl"
         self._samples = self.path / "samples"

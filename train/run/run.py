@@ -18,6 +18,7 @@ from train.data.batches import Batches
 from train.data.corpus import Corpus
 from train.distributed.parallel import full_model
 from train.distributed.ranks import Ranks
+from train.lora import save_adapters
 from train.precision import LossScale
 from train.run.folder import RunFolder
 from train.schedule import in_steps
@@ -79,6 +80,9 @@ class Run:
             keep_last=self.recipe.run.keep_last,
         )
         self.save_model(self.folder.checkpoint)
+        lora, base = self.recipe.lora, self.recipe.model.init_from
+        if lora is not None and base is not None and self.ranks.is_first:
+            save_adapters(self.model, lora, base, self.folder.adapter)
         self.saved_step = self.step
 
     def save_model(self, folder: Path) -> None:

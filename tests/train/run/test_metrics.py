@@ -15,7 +15,7 @@ from train.errors import RecipeError, RunError
 from train.loop import train
 from train.resume import resume_run
 from train.run.metrics import MetricsWriter, read_metrics
-from train.run.plot import plot_runs
+from train.run.plot import figure_of, plot_runs
 from train.throughput import flops_per_token, peak_flops
 
 
@@ -156,3 +156,45 @@ def test_a_run_without_a_sound_step_cannot_be_drawn(tmp_path):
     run = metrics_of(tmp_path / "run", {"step": 1, "loss": None, "skipped": True})
     with pytest.raises(RunError, match="run has no metrics yet"):
         plot_runs([run], tmp_path / "loss.png")
+
+
+def a_run(folder, tokenizer, bits_per_nat, steps=(1, 2, 3)):
+    """A folder with metrics and something that stands for a tokenizer."""
+    lines = [{"step": step, "loss": 4.0 / step, "lr": 1e-3 * step} for step in steps]
+    lines[-1] |= {"held_out_loss": 2.0, "bits_per_byte": 2.0 * bits_per_nat, "true_loss": 1.0}
+    metrics_of(folder, *lines)
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "tokenizer.json").write_text(tokenizer)
+    return folder
+
+
+def curves(axes):
+    return {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
+
+
+def test_runs_of_one_tokenizer_are_drawn_in_nats_per_token_with_their_rates(tmp_path):
+    losses, rates = figure_of([a_run(tmp_path / "one", "a", 0.5), a_run(tmp_path / "two", "a", 0.4)]).axes
+    assert losses.get_ylabel() == "loss, nats per token"
+    assert curves(losses)["one: training"] == pytest.approx([4, 2, 4 / 3])
+    assert curves(losses)["two: held out (at last 2.000)"] == [2.0]
+    assert [list(line.get_ydata()) for line in rates.get_lines()] == [pytest.approx([1e-3, 2e-3, 3e-3])] * 2
+    assert all(tick == int(tick) for tick in rates.get_xticks())
+
+
+def test_runs_of_different_tokenizers_are_drawn_in_bits_per_byte(tmp_path):
+    """A token of one is not a token of the other, so nats per token would put the smaller vocabulary ahead."""
+    losses, _ = figure_of([a_run(tmp_path / "one", "a", 0.5), a_run(tmp_path / "two", "b", 0.25)]).axes
+    assert losses.get_ylabel() == "loss, bits per byte"
+    drawn = curves(losses)
+    assert drawn["one: training"] == pytest.approx([2, 1, 2 / 3])
+    assert drawn["two: training"] == pytest.approx([1, 0.5, 1 / 3])
+    assert drawn["two: held out (at last 0.500)"] == [0.5]
+    assert {label for label in drawn if "entropy" in label} == {"true entropy (0.500)", "true entropy (0.250)"}
+
+
+def test_a_run_of_another_tokenizer_without_an_evaluation_cannot_share_a_picture(tmp_path):
+    runs = [a_run(tmp_path / "one", "a", 0.5), a_run(tmp_path / "two", "b", 0.25)]
+    (runs[1] / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0, "lr": 0.1}\n')
+    with pytest.raises(RunError, match="two has another tokenizer than the rest and no evaluation"):
+        figure_of(runs)
+    assert figure_of(runs[1:]).axes[0].get_ylabel() == "loss, nats per token"
