@@ -47,7 +47,9 @@ def figure_of(runs: Sequence[Path]) -> Figure:
     axes, rates = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     for color, (name, history) in zip(_cycled(COLORS, len(histories)), histories.items(), strict=True):
         _draw_run(axes, history, color, f"{name}: " if len(histories) > 1 else "", units[name])
-        rates.plot([line["step"] for line in history], [line["lr"] for line in history], color=color, linewidth=1.2)
+        rates.plot(
+            [line["step"] for line in history], [line["lr"] for line in history], color=color, linewidth=1.2, alpha=0.8
+        )
     _draw_true_losses(axes, histories, units)
     _dress(axes, "loss, bits per byte" if in_bits else "loss, nats per token")
     _dress_rates(rates)
