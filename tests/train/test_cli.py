@@ -83,7 +83,7 @@ def test_a_run_is_extended_and_branched_off(tmp_path, capsys):
     assert main(["branch", str(out), *arguments]) == 0
     assert [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()] == [4, 6, 8]
     assert main(["branch", str(out), "--out", str(tmp_path / "other"), "--from-step", "2"]) == 1
-    assert "has no state of step 2; it has 5, 6" in capsys.readouterr().err
+    assert "has no state of step 2; it has 4, 5, 6" in capsys.readouterr().err
 
 
 def test_overwrite_never_deletes_what_is_no_run(tmp_path, capsys):
