@@ -8,8 +8,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from typing import Any, Self
 
-from tqdm import tqdm
-
+from runtime.progress import progress_bar
 from train.distributed.parallel import autocast, full_model
 from train.evaluate import bits_per_byte, count_bytes, held_out_loss, sample_text
 from train.run.metrics import Metrics, MetricsWriter
@@ -40,7 +39,7 @@ class StepActions:
         [self._best_held_out_loss] = run.ranks.all_reduce_sum(best if first else 0.0)
         self._evaluations_since_best = run.ranks.all_reduce_max(since)
         total = None if run.schedule.steps == ENDLESS else run.schedule.steps
-        bar = tqdm(total=total, initial=run.step, unit="step", dynamic_ncols=True, disable=not first)
+        bar = progress_bar(description="train", unit="steps", total=total, initial=run.step, show=first)
         self._progress = self._open.enter_context(bar)
         return self
 
@@ -68,7 +67,8 @@ class StepActions:
             if self._writer is not None:
                 self._writer.write(metrics)
         if sound:
-            self._progress.set_postfix_str(f"loss {metrics['loss']:.3f}", refresh=False)
+            shown = f"loss {metrics['loss']:.3f}, {metrics['tokens_per_second']:,.0f} tokens/s"
+            self._progress.set_postfix_str(shown, refresh=False)
         self._progress.update()
         if sound and self._is_due(self._run.recipe.run.save_every, before_decay=True):
             self._run.save()

@@ -7,15 +7,14 @@ Processes on several nodes find each other by torchrun's own options.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
 from runtime.errors import SmolTextError
+from runtime.progress import write_line
 from train.config import MachineSection
 from train.distributed.launch import LAUNCHED
 from train.errors import RecipeError, RunError
@@ -67,7 +66,7 @@ class Ranks:
     def print_rank0(self, line: str) -> None:
         """Print a line on stderr, above a progress bar if there is one, on rank 0 alone."""
         if self.is_first:
-            tqdm.write(line, file=sys.stderr)
+            write_line(line)
 
     def barrier(self) -> None:
         """Wait until all ranks have called this."""
