@@ -126,7 +126,7 @@ def _results(
 
         worker = BatchWorker(_load(bundle, args), sampling, batch_size=args.batch_size)
         return worker.run(source.lines(done))
-    from runtime.batch.ray_engine import RemoteWork, run_on_ray
+    from runtime.batch.ray_engine import RemoteWork, check_work, run_on_ray
 
     if not Path(args.prompts).is_file():
         raise OptionError("--engine ray reads a file, which its workers open themselves")
@@ -140,6 +140,7 @@ def _results(
         batch_size=args.batch_size,
         threads=args.threads,
     )
+    check_work(bundle, work)
     return run_on_ray(work, done=done, left=source.count - done, workers=args.workers)
 
 
