@@ -15,11 +15,10 @@ from runtime.errors import ChatTemplateError, MissingDependencyError, OptionErro
 from runtime.language_model import LanguageModel
 
 KEY_VARIABLE = "SMOLTEXT_API_KEY"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def serve(args: argparse.Namespace) -> None:
-    """Serve until a signal, then drain."""
+def serve(args: argparse.Namespace, hosts: tuple[str, ...] | None) -> None:
+    """Serve until a signal, then drain. `hosts` are the names that a Host header may have; None for any."""
     if args.queue < 0:
         raise OptionError(f"--queue must be at least 0, not {args.queue}")
     key = read_key(args.api_key_file)
@@ -31,6 +30,7 @@ def serve(args: argparse.Namespace) -> None:
         threads=args.threads,
         cached_prompts=args.slots,
         max_running=args.slots,
+        max_pause_steps=args.max_pause_steps,
     )
     with suppress(ChatTemplateError, MissingDependencyError):
         _ = model.chat_template  # compiled now, and not while the first client waits
@@ -44,7 +44,7 @@ def serve(args: argparse.Namespace) -> None:
         most_tokens=args.max_new_tokens,
         limits=Limits(
             api_key=key,
-            hosts=allowed_hosts(args.host, args.allow_host),
+            hosts=hosts,
             origins=tuple(args.allow_origin),
             body_bytes=args.max_body_bytes,
         ),
@@ -71,10 +71,3 @@ def read_key(path: str | None) -> str | None:
     if not key:
         raise OptionError(f"{path} is empty: write the API key in it")
     return key
-
-
-def allowed_hosts(host: str, named: list[str]) -> tuple[str, ...] | None:
-    """Names that a Host header may have. Where other machines get in, any, unless some are named."""
-    if host in LOOPBACK or named:
-        return (*LOOPBACK, host, *named)
-    return None

@@ -45,6 +45,7 @@ class LanguageModel:
         prompt_lookup: bool = False,
         cached_prompts: int = 1,
         max_running: int | None = None,
+        max_pause_steps: float = MAX_PAUSE_STEPS,
     ) -> None:
         self.bundle = bundle
         self.session = session
@@ -59,7 +60,7 @@ class LanguageModel:
                 prompts=PromptCache(session, cached_prompts, granularity),
                 max_running=max_running,
                 batches=session.has_independent_rows,  # nor on who else is served
-                max_pause_steps=MAX_PAUSE_STEPS,
+                max_pause_steps=max_pause_steps,
             )
         )
 
@@ -75,6 +76,7 @@ class LanguageModel:
         batch_invariant: bool = False,
         cached_prompts: int = 1,
         max_running: int | None = None,
+        max_pause_steps: float = MAX_PAUSE_STEPS,
         revision: str | None = None,
     ) -> LanguageModel:
         """Open a bundle.
@@ -94,6 +96,8 @@ class LanguageModel:
                 (256 in q8), and in a batch-invariant session that runs its own prompts every token of it and of the
                 answer.
             max_running: texts that are generated at once; others wait in line. None for as many as fit the memory.
+            max_pause_steps: while texts are generated, a piece of a new prompt takes about this many of their steps:
+                more for a crowd's tokens a second, fewer for steady streams.
             revision: branch, tag or commit of a Hub id.
 
         Raises:
@@ -124,6 +128,7 @@ class LanguageModel:
             prompt_lookup=prompt_lookup,
             cached_prompts=cached_prompts,
             max_running=max_running,
+            max_pause_steps=max_pause_steps,
         )
 
     @property
