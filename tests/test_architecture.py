@@ -34,6 +34,8 @@ HOME_OF = {
     "fastapi": {"app"},
     "starlette": {"app"},
     "uvicorn": {"app"},
+    "pydantic": {"app"},
+    "prometheus_client": {"app"},
     "transformers": set(),
 }
 # The rooms of a folder from the ground up: each may import those before it alone.
