@@ -5,54 +5,73 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime.bundle import Bundle
 from runtime.chat_session import ChatSession
 from runtime.cli.chat_console import ChatConsole
+from runtime.cli.command_line import INCOMPLETE
+from runtime.cli.prompts import is_piped, read_file, read_prompt, read_stdin
 from runtime.cli.sampling_arguments import sampling_options
+from runtime.cli.timings import timings
+from runtime.cli.word_wrap import terminal_wrapper
 from runtime.engine.session import DecoderSession
-from runtime.errors import BatchError, PromptError
+from runtime.errors import BatchError, OptionError
 from runtime.generation.text_delta import Generation, collect, logprobs_to_list
 from runtime.language_model import LanguageModel
 from runtime.progress import progress_bar
+from runtime.sampling.options import SamplingOptions
 from runtime.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from runtime.batch.lines import Result
+    from runtime.batch.reading import BatchInput
 
 DEFAULT_BENCH_PROMPT_TOKENS, DEFAULT_BENCH_NEW_TOKENS = 512, 64
 
 
-def generate(args: argparse.Namespace) -> None:
-    """Continue a text: as it comes on stdout, or as one JSON object."""
+def generate(args: argparse.Namespace) -> int:
+    """Continue a text, or answer a question: as it comes on stdout, or as one JSON object. Returns the exit code."""
     bundle = Bundle.open(args.bundle, revision=args.revision)
     sampling = sampling_options(args, bundle.generation_defaults)
+    prompt = read_prompt(args.prompt)
     model = _load_for_texts(bundle, args)
-    prompt = _read_prompt(args.prompt)
-    prompt_ids = model.tokenizer.encode_prompt(prompt)
-    stream = model.stream(prompt_ids, sampling)
+    prompt_ids = _question_ids(model, args.system, prompt) if args.chat else model.tokenizer.encode_prompt(prompt)
+    before = "" if args.chat else prompt
     if args.json:
-        result = collect(stream, prompt_tokens=len(prompt_ids))
-        print(json.dumps(_generation_to_dict(prompt, result, model.tokenizer), ensure_ascii=False))
-        return
-    print(prompt, end="", flush=True)
-    result = Generation()
-    for chunk in stream:
-        result.add(chunk)
-        print(chunk.text, end="", flush=True)
-    print(flush=True)
-    if result.logprobs:
-        print(_logprobs_table(result, model.tokenizer), file=sys.stderr)
-    is_constrained = sampling.json_schema is not None or sampling.regex is not None
-    if is_constrained and result.finish_reason == "length":
+        result = collect(model.stream(prompt_ids, sampling), prompt_tokens=len(prompt_ids))
+        print(json.dumps(_generation_to_dict(before, result, model.tokenizer), ensure_ascii=False))
+    else:
+        result = _print_as_it_comes("" if args.completion_only else before, model, prompt_ids, sampling)
+    if args.verbose:
+        print(timings(result, model), file=sys.stderr)
+    if result.finish_reason == "incomplete":
         print("[cut: the text is not complete; allow more with --max-new-tokens]", file=sys.stderr)
+        return INCOMPLETE
+    return 0
 
 
 def chat(args: argparse.Namespace) -> None:
     """A conversation on the terminal; each question is prefilled alone, on top of what was said before."""
     bundle = Bundle.open(args.bundle, revision=args.revision)
     sampling = sampling_options(args, bundle.generation_defaults)
-    session = ChatSession(_load_for_texts(bundle, args), system=args.system, context_policy=args.context_policy)
-    ChatConsole(session, sampling, args.system).run()
+    model = _load_for_texts(bundle, args)
+    session = ChatSession(model, system=args.system, context_policy=args.context_policy)
+    console = ChatConsole(
+        session,
+        sampling,
+        args.system,
+        verbose=(lambda result: timings(result, model)) if args.verbose else None,
+    )
+    if is_piped() and not args.line_by_line:
+        question = read_stdin()
+        if question.strip():
+            console.answer(question.rstrip("\n"))
+        return
+    console.greet(f"{bundle.folder.name}, {model.session.precision}, context of {session.context_tokens:,} tokens")
+    console.run()
 
 
 def bench(args: argparse.Namespace) -> None:
@@ -80,7 +99,7 @@ def perplexity(args: argparse.Namespace) -> None:
     from runtime.evaluation.perplexity import measure_perplexity
 
     bundle = Bundle.open(args.bundle, revision=args.revision)
-    token_ids = Tokenizer(bundle).encode(_read_file(args.text))[: args.max_tokens]
+    token_ids = Tokenizer(bundle).encode(read_file(args.text))[: args.max_tokens]
     session = DecoderSession(bundle, args.precision or bundle.default_precision, threads=args.threads)
     against = DecoderSession(bundle, args.against, threads=args.threads, spin=False) if args.against else None
     result = measure_perplexity(
@@ -93,7 +112,6 @@ def batch(args: argparse.Namespace) -> None:
     """A file of prompts: a line out for each line in, in order."""
     from runtime.batch.job import describe_job, open_output
     from runtime.batch.reading import open_input
-    from runtime.batch.worker import BatchWorker
 
     bundle = Bundle.open(args.bundle, revision=args.revision)
     sampling = sampling_options(args, bundle.generation_defaults)
@@ -102,8 +120,7 @@ def batch(args: argparse.Namespace) -> None:
         with open_output(args.out, args.prompts, source, job, overwrite=args.overwrite) as output:
             was_finished = output.is_finished
             if not was_finished:
-                worker = BatchWorker(_load(bundle, args), sampling, batch_size=args.batch_size)
-                results, left = worker.run(source.lines(output.done)), source.count - output.done
+                results, left = _results(bundle, args, sampling, source, output.done), source.count - output.done
                 for result in progress_bar(results, description="batch", unit="lines", total=left):
                     output.write(result)
                 output.finish()
@@ -111,6 +128,33 @@ def batch(args: argparse.Namespace) -> None:
     if output.failed:
         raise BatchError(f"{where}{output.failed:,} of {output.done:,} lines failed; `error` says why")
     print(f"{where}{output.done:,} lines, none failed", file=sys.stderr)
+
+
+def _results(
+    bundle: Bundle, args: argparse.Namespace, sampling: SamplingOptions, source: BatchInput, done: int
+) -> Iterator[Result]:
+    """What the engine makes of the lines that are not done."""
+    if args.engine == "local":
+        from runtime.batch.worker import BatchWorker
+
+        worker = BatchWorker(_load(bundle, args), sampling, batch_size=args.batch_size)
+        return worker.run(source.lines(done))
+    from runtime.batch.ray_engine import RemoteWork, check_work, run_on_ray
+
+    if not Path(args.prompts).is_file():
+        raise OptionError("--engine ray reads a file, which its workers open themselves")
+    bundle_path = Path(args.bundle)
+    work = RemoteWork(
+        bundle=str(bundle_path.resolve()) if bundle_path.exists() else args.bundle,
+        revision=args.revision,
+        path=str(Path(args.prompts).resolve()),
+        precision=args.precision or bundle.default_precision,
+        sampling=sampling,
+        batch_size=args.batch_size,
+        threads=args.threads,
+    )
+    check_work(bundle, work)
+    return run_on_ray(work, done=done, left=source.count - done, workers=args.workers)
 
 
 def _load(bundle: Bundle, args: argparse.Namespace, **options: Any) -> LanguageModel:
@@ -127,25 +171,27 @@ def _load_for_texts(bundle: Bundle, args: argparse.Namespace) -> LanguageModel:
     )
 
 
-def _read_prompt(prompt: str) -> str:
-    if prompt != "-":
-        return prompt
-    try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise PromptError(f"stdin is not UTF-8 text: {error}") from None
+def _print_as_it_comes(
+    before: str, model: LanguageModel, prompt_ids: list[int], sampling: SamplingOptions
+) -> Generation:
+    stream, wrapped = model.stream(prompt_ids, sampling), terminal_wrapper()  # what is refused is refused unprinted
+    print(wrapped(before), end="", flush=True)
+    result = collect(
+        stream,
+        prompt_tokens=len(prompt_ids),
+        on_delta=lambda delta: print(wrapped(delta.text), end="", flush=True),
+    )
+    print(flush=True)
+    if result.logprobs:
+        print(_logprobs_table(result, model.tokenizer), file=sys.stderr)
+    return result
 
 
-def _read_file(path: str) -> str:
-    """A text file, or stdin for `-`."""
-    if path == "-":
-        return _read_prompt(path)
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise PromptError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise PromptError(f"{path} is not UTF-8 text: {error}") from None
+def _question_ids(model: LanguageModel, system: str | None, question: str) -> list[int]:
+    """A single question through the model's chat template."""
+    messages = [{"role": "system", "content": system}] if system else []
+    text = model.chat_template.render([*messages, {"role": "user", "content": question}])
+    return model.tokenizer.encode_prompt(text, add_special_tokens=False)
 
 
 def _generation_to_dict(prompt: str, result: Generation, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -33,6 +33,13 @@ class Batch(NamedTuple):
     document_ids: Tensor | None = None
 
 
+class Epoch(NamedTuple):
+    """What is drawn in one reading of the text; with weights, as many tokens as all sources have."""
+
+    rows: int
+    tokens: float  # with a label, on average
+
+
 class Batches:
     """The rows of a corpus' sources in a seeded order, in batches.
 
@@ -68,7 +75,9 @@ class Batches:
                 raise DataError(
                     f"{source.name} has nothing to train on: all of its documents are held out, empty or skipped"
                 )
-        self._order = Mixture(_counts(self._rows), _draws(sources, self._rows), seed)
+        draws = _draws(sources, self._rows)
+        self._order = Mixture(_counts(self._rows), draws, seed)
+        self.epoch = Epoch(sum(draws), _tokens(sources, self._rows, draws))
         self._batch_size = data.batch_size
         self._isolated = data.rows == ISOLATED
         self._rank, self._world_size = rank, world_size
@@ -89,6 +98,10 @@ def _draws(sources: Sequence[TokenSource], rows: Sequence[RowDataset]) -> list[i
     if not weights:
         return _counts(rows)
     return draws_by_weight(_counts(rows), [source.train_tokens for source in sources], weights)
+
+
+def _tokens(sources: Sequence[TokenSource], rows: Sequence[RowDataset], draws: Sequence[int]) -> float:
+    return sum(source.train_tokens * drawn / len(of) for source, of, drawn in zip(sources, rows, draws, strict=True))
 
 
 def pad_rows(rows: Sequence[Row], *, isolated: bool = False) -> Batch:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from tokenizers import Tokenizer
-from tqdm import tqdm
 
+from runtime.progress import progress_bar
 from train.data.config import STORIES, DataSection, SourceSection
 from train.data.documents import Document, texts
 from train.data.sources import read_source
@@ -96,10 +96,10 @@ class Corpus:
 def build_corpus(data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> Corpus:
     """All sources of a recipe, tokenized in memory. Raises DataError where a source is empty."""
     sources = []
-    with tqdm(unit="document", unit_scale=True, dynamic_ncols=True, leave=False, delay=2) as bar:
+    with progress_bar(description="tokenize", unit="documents") as bar:
         encoder = make_encoder(tokenizer, data.on_unmaskable, progress=bar.update)
         for section in data.all_sources:
-            bar.set_description(section.name, refresh=False)
+            bar.set_description_str(section.name, refresh=False)
             train, held_out = zip(*(encode_chunk(encoder, chunk) for chunk in chunks(section, data, seed)), strict=True)
             hashes = [stream.sha256() for stream in train]
             sources.append(
