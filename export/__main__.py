@@ -70,11 +70,10 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--calibration-tokens",
         type=int,
-        default=8192,
         metavar="N",
-        help="tokens that the model samples for calibration: the 4-bit weights of q4 and auto are rounded to lose "
-        "least on them (GPTQ), and an int8 KV cache takes its scales from them; 0 rounds weights to the nearest, which "
-        "is quick, and samples the default number for a cache (default %(default)s)",
+        help="tokens that the model samples for calibration: weights are smoothed, and rounded to lose least on them "
+        "(GPTQ), and an int8 KV cache takes its scales from them; 0 rounds weights to the nearest, which is quick "
+        "(default: 4,096, or 16,384 for 4 bits)",
     )
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="take its tokenizer instead of the GGUF file's own")

@@ -14,7 +14,7 @@ from typing import Any
 import onnx_ir as ir
 
 from export import genai
-from export.calibration import DEFAULT_TOKENS, Calibration
+from export.calibration import Calibration
 from export.coverage import measure_coverage
 from export.errors import ExportError
 from export.graph import build_graph
@@ -64,7 +64,7 @@ def export_bundle(
     base_model: str | None = None,
     compare: Callable[[Path], dict[str, Any]] | None = None,
     portable: bool = False,
-    calibration_tokens: int = DEFAULT_TOKENS,
+    calibration_tokens: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Write a bundle; what stood at `out` before (an older bundle) is replaced at the end.
@@ -77,8 +77,8 @@ def export_bundle(
         base_model: its Hub id if it came from there, for the model card.
         compare: called with the finished folder before it takes its place; its figures go into manifest and card.
         portable: write standard ONNX operators alone, for other engines: slower, and without a cache in place.
-        calibration_tokens: how many the model samples where a precision needs its activations. 0 rounds no weights by
-            them; a precision that cannot do without gets the usual number.
+        calibration_tokens: how many the model samples where a precision needs its activations; None for what the
+            recipes want. 0 rounds no weights by them; a precision that cannot do without gets the usual number.
         progress: show how far it is, on stderr.
 
     Returns:
@@ -103,7 +103,8 @@ def export_bundle(
         _gather_templates(tokenizer_folder(checkpoint), folder)
         if not (folder / GENERATION_CONFIG).is_file():
             write_json(folder / GENERATION_CONFIG, _generation_config(checkpoint))
-        calibration = Calibration(checkpoint, tokens=calibration_tokens, progress=progress)
+        tokens = max(recipe.tokens for recipe in recipes) if calibration_tokens is None else calibration_tokens
+        calibration = Calibration(checkpoint, tokens=tokens, progress=progress)
         entries, external = _write_graphs(folder, recipes, calibration, operators)
         write_json(folder / "config.json", _config(checkpoint.config, external, operators))
         generation = read_json(folder / GENERATION_CONFIG)

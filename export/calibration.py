@@ -15,13 +15,16 @@ from torch import Tensor, nn
 
 from export.errors import ExportError
 from export.int8_cache import CacheRange
-from model import ModelConfig, WeightSource, build_model
+from model import ModelConfig, TransformerModel, WeightSource, build_model
+from model.attention import KVCache
 from model.norm import RMSNorm
 from model.rotary import RotaryPositionalEmbedding
 from model.weights import build_block
 from runtime.progress import progress_bar
 
 DEFAULT_TOKENS = 4096
+# Keys and values of the rows that are sampled together stay below this size.
+SAMPLED_BYTES = 2**30
 FEWEST_ROWS, LONGEST_ROW = 32, 128
 # Linear layers that read what another one reads.
 SAME_INPUT = {"qkv_proj": "q_proj", "k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
@@ -40,8 +43,8 @@ class View(WeightSource, Protocol):
 
     folded: str
 
-    def input_factor(self, name: str) -> Tensor | None:
-        """By what the inputs of a linear layer are multiplied, float32 [in_features]; None where they stay."""
+    def input_moment(self, name: str, moment: Tensor) -> Tensor:
+        """The second moment of a linear layer's inputs as seen by the view, from that before; [in_features] twice."""
 
 
 class Calibration:
@@ -102,10 +105,11 @@ class Calibration:
         return self._sampled()[1]
 
     def mean_squares(self, name: str) -> Tensor:
-        """Of the inputs of a linear layer, float32 [in_features]; of a layer that reads none there is nothing to ask."""
+        """Of the inputs of a linear layer, float32 [in_features]. Raises ValueError for a table that has none."""
         if name not in self._mean_squares:
             moment = self.second_moment(name)
-            assert moment is not None
+            if moment is None:
+                raise ValueError(f"{name} is looked up, and has no inputs")
             self._mean_squares[name] = torch.from_numpy(moment).diagonal().clone()
         return self._mean_squares[name]
 
@@ -132,11 +136,13 @@ class Calibration:
 
     def _seen(self, name: str, moment: np.ndarray | None) -> np.ndarray | None:
         """A moment of this calibration's source, of inputs that the views have multiplied."""
+        if moment is None:
+            return None
+        seen = torch.from_numpy(moment)
         for view in self._views:
-            factor = view.input_factor(name)
-            if factor is not None and moment is not None:
-                moment = moment * np.outer(factor, factor)
-        return moment
+            seen = view.input_moment(name, seen)
+        found: np.ndarray = seen.numpy()
+        return found
 
     def _key(self, name: str) -> tuple[str, int]:
         """The name by which the moments of a layer's inputs are known, and when in the pass they come."""
@@ -147,7 +153,7 @@ class Calibration:
 
     def _sampled(self) -> tuple[Tensor, CacheRange]:
         if self._source is not None:
-            return self._source._sampled()
+            return self._source.rows, self._source.cache_range
         if self._samples is None:
             self._samples = sample(self.weights, self.tokens or DEFAULT_TOKENS, progress=self.progress)
         return self._samples
@@ -206,17 +212,31 @@ def sample(weights: WeightSource, tokens: int, *, progress: bool = True) -> tupl
     """
     config = weights.config
     length = max(2, min(LONGEST_ROW, config.max_position_embeddings, tokens // FEWEST_ROWS))
-    start = config.bos_token_id or 0
-    ends = torch.tensor(config.eos_token_ids, dtype=torch.int64)
-    model = build_model(weights)
-    rows = torch.full((-(-tokens // length), 1), start)
-    cache = model.new_cache(len(rows), length)
-    generator = torch.Generator().manual_seed(0)
-    for _ in progress_bar(range(length - 1), description="sample", unit="tokens", show=progress):
-        logits = model(rows[:, -1:], kv_cache=cache, num_logits_to_keep=1)[:, 0]
+    row_bytes = 8 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * length
+    rows, at_once = -(-tokens // length), max(FEWEST_ROWS, SAMPLED_BYTES // row_bytes)
+    model, generator = build_model(weights), torch.Generator().manual_seed(0)
+    parts, ranges = [], []
+    with progress_bar(description="sample", unit="tokens", total=rows * length, show=progress) as bar:
+        for start in range(0, rows, at_once):
+            cache = model.new_cache(min(at_once, rows - start), length)
+            parts.append(_sampled_rows(model, cache, length, generator, bar.update))
+            ranges.append(CacheRange.of(cache, config))
+    return torch.cat(parts), CacheRange.around(ranges)
+
+
+def _sampled_rows(
+    model: TransformerModel, cache: KVCache, length: int, generator: torch.Generator, advance: Callable[[int], object]
+) -> Tensor:
+    """Token ids, int64 [rows, length], as many rows as the cache has."""
+    config, rows = model.config, cache.keys.shape[1]
+    start, ends = config.bos_token_id or 0, torch.tensor(config.eos_token_ids, dtype=torch.int64)
+    ids = torch.full((rows, 1), start)
+    for _ in range(length - 1):
+        logits = model(ids[:, -1:], kv_cache=cache, num_logits_to_keep=1)[:, 0]
         drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
-        rows = torch.cat([rows, torch.where(torch.isin(drawn, ends), start, drawn)], dim=1)
-    return rows, CacheRange.of(cache, config)
+        ids = torch.cat([ids, torch.where(torch.isin(drawn, ends), start, drawn)], dim=1)
+        advance(rows)
+    return ids
 
 
 def _adder(sums: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

@@ -46,7 +46,9 @@ class SmoothedCheckpoint:
 
     folded = "features balanced between activations and weights, in norms, up_proj and the head"
 
-    def __init__(self, weights: WeightSource, mean_squares: Callable[[str], Tensor], *, smooths_tied_head: bool = True) -> None:
+    def __init__(
+        self, weights: WeightSource, mean_squares: Callable[[str], Tensor], *, smooths_tied_head: bool = True
+    ) -> None:
         self._weights = weights
         self._mean_squares = mean_squares
         self._factors: dict[str, Tensor] = {}
@@ -56,12 +58,17 @@ class SmoothedCheckpoint:
         if self._smooths_head and self.config.tie_word_embeddings:
             self.shapes = {**weights.shapes, TABLE_SCALE: (self.config.hidden_size,)}
 
-    def input_factor(self, name: str) -> Tensor | None:
-        """By what the inputs of a linear layer are multiplied, float32 [in_features]; None where they stay as they are.
+    def input_moment(self, name: str, moment: Tensor) -> Tensor:
+        """The second moment of a linear layer's inputs, [in_features, in_features], once they are smoothed.
 
         Args:
             name: such as `model.layers.3.mlp.down_proj`; products of several, such as `qkv_proj`, have one input.
+            moment: as they are before.
         """
+        factor = self._input_factor(name)
+        return moment if factor is None else moment * factor.outer(factor)
+
+    def _input_factor(self, name: str) -> Tensor | None:
         name = name.replace("qkv_proj", "q_proj")
         if f"{name}.weight" in (HEAD, TABLE):
             return self._head_factor() if self._smooths_head else None
@@ -104,9 +111,8 @@ class SmoothedCheckpoint:
         key = prefix + writer
         if key not in self._factors:
             readers = [f"{prefix}{reader}" for reader in READERS[writer]]
-            squares = sum(self._weights.tensor(f"{reader}.weight").square().sum(0) for reader in readers)
-            assert isinstance(squares, Tensor)
-            self._factors[key] = even_factor(self._mean_squares(readers[0]), squares)
+            squares = torch.stack([self._weights.tensor(f"{reader}.weight").square().sum(0) for reader in readers])
+            self._factors[key] = even_factor(self._mean_squares(readers[0]), squares.sum(0))
         return self._factors[key]
 
 

@@ -9,7 +9,16 @@ import torch
 
 from export.bundle import export_bundle
 from export.errors import ExportError
-from export.int8_cache import HEADROOM, LARGEST, LARGEST_FACTOR, CacheRange, EvenedCheckpoint, even_factors
+from export.int8_cache import (
+    KEY_HEADROOM,
+    LARGEST,
+    LARGEST_FACTOR,
+    VALUE_HEADROOM,
+    CacheRange,
+    EvenedCheckpoint,
+    even_factors,
+    rotation,
+)
 from export.portable import portable_recipes
 from export.precisions import parse_precisions
 from model import Checkpoint, load_checkpoint, save_checkpoint
@@ -69,13 +78,21 @@ def test_keys_of_very_unequal_features_lose_no_more_than_others(shared_data, int
     assert errors[1] < 3 * errors[0]  # a power of two comes within a bit of the best factor
 
 
+@pytest.mark.parametrize("head_dim", [6, 8, 25, 64, 100])
+def test_a_rotation_is_orthogonal_and_mixes_evenly(head_dim):
+    matrix = rotation(head_dim)
+    torch.testing.assert_close(matrix @ matrix.T, torch.eye(head_dim))
+    entries = matrix.abs()[matrix != 0]
+    torch.testing.assert_close(entries, torch.full_like(entries, (head_dim & -head_dim) ** -0.5))
+
+
 def test_how_far_features_are_lifted():
     ranges = np.array([[[8.0, 8.1, 4.1, 4.0, 0.001, 0.0]]], np.float32)
     lifted = [8.1 / 8, 1, 8.1 / 4.1, 8.1 / 4, LARGEST_FACTOR, LARGEST_FACTOR]
     assert even_factors(ranges).flatten().tolist() == pytest.approx(lifted)
     key, value = CacheRange(ranges, ranges / 4).scales(0)
-    assert key.tolist() == pytest.approx([HEADROOM * 8.1 / LARGEST])
-    assert value.tolist() == pytest.approx([HEADROOM * 8.1 / 4 / LARGEST])
+    assert key.tolist() == pytest.approx([KEY_HEADROOM * 8.1 / LARGEST])
+    assert value.tolist() == pytest.approx([VALUE_HEADROOM * 8.1 / 4 / LARGEST])
 
 
 def test_a_cache_of_zeros_has_a_scale():

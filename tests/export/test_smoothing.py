@@ -56,7 +56,11 @@ def test_the_moments_of_a_view_are_those_of_the_view(changes, tmp_path):
             (view.weights.tensor("model.embed_tokens.weight") * view.weights.tensor(TABLE_SCALE))[row][None]
             for row in view.rows
         ]
-    for name in ("model.layers.0.self_attn.qkv_proj", "model.layers.1.self_attn.o_proj", "model.layers.1.mlp.down_proj"):
+    for name in (
+        "model.layers.0.self_attn.qkv_proj",
+        "model.layers.1.self_attn.o_proj",
+        "model.layers.1.mlp.down_proj",
+    ):
         found, expected = view.second_moment(name), measured.second_moment(name)
         assert np.allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max()), name
     found, expected = view.second_moment("lm_head"), measured.second_moment("lm_head")
