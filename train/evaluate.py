@@ -49,8 +49,16 @@ def bits_per_byte(loss: float, corpus: Corpus, held_out_bytes: int) -> float:
 
 
 def count_bytes(corpus: Corpus, tokenizer: Tokenizer) -> int:
-    """The UTF-8 bytes of the held-out documents, without their separators."""
-    return sum(len(text.encode()) for text in corpus.held_out_texts(tokenizer))
+    """The UTF-8 bytes of the text that the held-out loss predicts.
+
+    These are the held-out documents without their separators, and of conversations and completions what is learned,
+    without the tokens that end turns.
+    """
+    total = 0
+    for stream in corpus.held_out:
+        texts = tokenizer.decode_batch(list(stream.learned_texts()), skip_special_tokens=stream.learned is not None)
+        total += sum(len(text.encode()) for text in texts)
+    return total
 
 
 def sample_text(model: TransformerModel, tokenizer: Tokenizer, seed: int) -> str:

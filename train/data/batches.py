@@ -67,6 +67,7 @@ class Batches:
             if not len(rows):
                 raise DataError(
                     f"{source.name} has nothing to train on: all of its documents are held out, empty or skipped"
+                    + (f"; {source.skipped}" if source.skipped.count else "")
                 )
         self._order = Mixture(_counts(self._rows), _draws(sources, self._rows), seed)
         self._batch_size = data.batch_size
