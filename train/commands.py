@@ -118,7 +118,8 @@ def _train(run: Run, arguments: Namespace) -> int:
     folder, first = run.folder, run.ranks.is_first
     parameters = parameter_counts(run.model.config)["total"]
     if first:
-        _say(f"{parameters:,} parameters, {run.corpus.train_tokens:,} tokens to train on, in {folder.path}")
+        stream = " and a stream" if run.corpus.has_streams else ""
+        _say(f"{parameters:,} parameters, {run.corpus.train_tokens:,} tokens{stream} to train on, in {folder.path}")
     started = time.perf_counter()
     outcome = train(run, stop_at=arguments.stop_at)
     leave_ranks()

@@ -19,6 +19,7 @@ from train.data.chat import end_of_turn
 from train.data.config import END_OF_TEXT
 from train.data.corpus import Corpus, build_corpus, tokenizer_texts
 from train.data.shards import TokenFolder
+from train.data.streamed_batches import StreamedBatches
 from train.data.tokenizer import CorpusTokenizer, train_tokenizer
 from train.distributed.parallel import parallelize
 from train.distributed.ranks import Ranks, join_ranks
@@ -58,6 +59,7 @@ def resume_run(folder: RunFolder, overrides: Iterable[str] = ()) -> Run:
     tokenizer = folder.tokenizer(dataclasses.replace(recipe.tokenizer, chat_template=None))
     run = _assemble(recipe, folder, ranks, tokenizer)
     run.step = folder.states.load(run.model, run.optimizers, ranks, data=run.corpus.fingerprint())
+    run.batches.load(folder.states.folder_of(run.step))
     if ranks.is_first:
         folder.clean()
         folder.add_session(session_record(run))
@@ -109,12 +111,20 @@ def _assemble(recipe: Recipe, folder: RunFolder, ranks: Ranks, tokenizer: Corpus
     model.config = _with_special_tokens(model.config, tokenizer, corpus)
     if recipe.lora is not None:
         add_adapters(model, recipe.lora)
-    batches = Batches(corpus.sources, recipe.data, seed=recipe.run.seed, rank=ranks.rank, world_size=ranks.world_size)
+    batches = _batches(recipe, corpus, tokenizer, ranks)
     machine = recipe.machine
     loss = NextTokenLoss(model, z_loss=recipe.optimizer.z_loss, chunk_tokens=machine.loss_chunk_tokens)
     parallel_loss = parallelize(loss, machine, ranks)
     optimizers = build_optimizers(model, recipe.optimizer)
     return Run(recipe, folder, ranks, model, parallel_loss, optimizers, tokenizer.tokenizer, corpus, batches)
+
+
+def _batches(recipe: Recipe, corpus: Corpus, tokenizer: CorpusTokenizer, ranks: Ranks) -> Batches | StreamedBatches:
+    """The batches of this rank."""
+    options = {"seed": recipe.run.seed, "rank": ranks.rank, "world_size": ranks.world_size}
+    if corpus.has_streams:
+        return StreamedBatches(corpus.sources, recipe.data, tokenizer, **options)
+    return Batches(corpus.sources, recipe.data, **options)
 
 
 def _model(section: ModelSection, tokenizer: CorpusTokenizer) -> TransformerModel:

@@ -6,6 +6,7 @@ They do not depend on the number of processes either: each process takes its par
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -57,18 +58,8 @@ class Batches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if data.batch_size % world_size:
-            raise RecipeError(
-                f"{world_size} processes cannot share data.batch_size {data.batch_size} evenly: "
-                f"make it a multiple of {world_size}"
-            )
-        self._rows = [RowDataset(source.train, data.context, data.rows) for source in sources]
-        for source, rows in zip(sources, self._rows, strict=True):
-            if not len(rows):
-                raise DataError(
-                    f"{source.name} has nothing to train on: all of its documents are held out, empty or skipped"
-                    + (f"; {source.skipped}" if source.skipped.count else "")
-                )
+        check_shareable(data.batch_size, world_size)
+        self._rows = row_datasets(sources, data)
         self._order = Mixture(_counts(self._rows), _draws(sources, self._rows), seed)
         self._batch_size = data.batch_size
         self._isolated = data.rows == ISOLATED
@@ -79,6 +70,33 @@ class Batches:
         first = step * self._batch_size
         drawn = (self._order[first + row] for row in range(self._rank, self._batch_size, self._world_size))
         return pad_rows([self._rows[source][row] for source, row in drawn], isolated=self._isolated)
+
+    def save(self, folder: Path) -> None:
+        """Nothing is saved, because a step decides its rows."""
+
+    def load(self, folder: Path) -> None:
+        """Nothing is loaded, because a step decides its rows."""
+
+
+def check_shareable(batch_size: int, world_size: int) -> None:
+    """Raise RecipeError where the processes cannot share the rows of a step evenly."""
+    if batch_size % world_size:
+        raise RecipeError(
+            f"{world_size} processes cannot share data.batch_size {batch_size} evenly: make it a multiple of "
+            f"{world_size}"
+        )
+
+
+def row_datasets(sources: Sequence[TokenSource], data: DataSection) -> list[RowDataset]:
+    """The rows of each source's training streams. Raises DataError where a source has none."""
+    datasets = [RowDataset(source.train, data.context, data.rows) for source in sources]
+    for source, rows in zip(sources, datasets, strict=True):
+        if not len(rows):
+            raise DataError(
+                f"{source.name} has nothing to train on: all of its documents are held out, empty or skipped"
+                + (f"; {source.skipped}" if source.skipped.count else "")
+            )
+    return datasets
 
 
 def _counts(rows: Sequence[RowDataset]) -> list[int]:

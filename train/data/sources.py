@@ -77,7 +77,8 @@ class SourceReader:
     def state(self) -> dict[str, Any]:
         """Where the reader is, as JSON. From there a data set of the Hub goes on; files are read up to it again."""
         state = {"rows": self._rows, "documents": self._documents}
-        return state if self._hub is None else state | {"hub": self._hub.state_dict()}
+        hub = self._hub_state if self._hub is None else self._hub.state_dict()
+        return state if hub is None else state | {"hub": hub}
 
     def _from_here(self) -> Iterator[Document]:
         if self._source.hub is None:

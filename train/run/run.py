@@ -13,6 +13,7 @@ from model import TransformerModel
 from train.config import Recipe
 from train.data.batches import Batches
 from train.data.corpus import Corpus
+from train.data.streamed_batches import StreamedBatches
 from train.distributed.parallel import full_model
 from train.distributed.ranks import Ranks
 from train.run.folder import RunFolder
@@ -30,7 +31,7 @@ class Run:
     optimizers: tuple[Optimizer, ...]
     tokenizer: Tokenizer
     corpus: Corpus
-    batches: Batches
+    batches: Batches | StreamedBatches
     step: int = 0  # updates made
     skipped_in_a_row: int = 0  # consecutive steps up to this one whose loss was not finite
 
@@ -43,6 +44,7 @@ class Run:
             step=self.step,
             data=self.corpus.fingerprint(),
             keep_last=self.recipe.run.keep_last,
+            save_data=self.batches.save,
         )
         self.save_model(self.folder.checkpoint)
 

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class States:
         step: int,
         data: str,
         keep_last: int,
+        save_data: Callable[[Path], None] = lambda _: None,
     ) -> None:
         """Write a state atomically, then delete all but the last `keep_last`. All ranks must call this.
 
@@ -59,6 +60,7 @@ class States:
             step: updates made.
             data: the fingerprint of the corpus.
             keep_last: how many states remain afterwards.
+            save_data: writes where the data are into the folder of the state.
 
         Raises:
             RunError: it could not be written, on a full disk for example. Older states are kept.
@@ -74,6 +76,7 @@ class States:
                 writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
                 dcp.save(_tensors(model, optimizers), storage_writer=writer, no_dist=ranks.world_size == 1)
             if ranks.is_first:
+                save_data(partial)
                 files = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
                 write_json(partial / ABOUT, {"step": step, "data": data, "files": files})
                 _flush(partial)
@@ -91,6 +94,10 @@ class States:
     def steps(self) -> list[int]:
         """The steps of the saved states, ascending."""
         return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
+
+    def folder_of(self, step: int) -> Path:
+        """The folder of a step's state."""
+        return self.folder / _name(step)
 
     def load(self, model: TransformerModel, optimizers: Sequence[Optimizer], ranks: Ranks, *, data: str) -> int:
         """Load the newest complete state into a model and its optimizers; return its step. All ranks must call this.
