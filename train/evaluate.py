@@ -7,12 +7,13 @@ import math
 import torch
 from tokenizers import Tokenizer
 from torch import nn
+from torch.nn import functional
 
 from model import TransformerModel
-from train.data.batches import pad_rows
+from train.data.batches import pad_pairs, pad_rows
 from train.data.config import DOCUMENT
 from train.data.corpus import Corpus
-from train.data.rows import RowDataset
+from train.data.rows import PairDataset, RowDataset
 from train.distributed.parallel import reshard
 from train.distributed.ranks import Ranks
 
@@ -41,6 +42,25 @@ def held_out_loss(loss: nn.Module, corpus: Corpus, context: int, ranks: Ranks) -
             total += cross_entropy.item()
     reshard(loss)
     return ranks.all_reduce_sum(total)[0] / corpus.held_out_tokens
+
+
+@torch.no_grad()
+def held_out_preferences(loss: nn.Module, corpus: Corpus, context: int, ranks: Ranks) -> dict[str, float]:
+    """The mean loss over the held-out pairs of answers, and how the model has learned to tell them. All ranks call it.
+
+    Returns:
+        `held_out_loss`; `margin`, the mean of beta times the margins (`PreferenceLoss.margins`), in nats; and
+        `preference_accuracy`, the share of pairs whose margin is positive.
+    """
+    module = getattr(loss, "module", loss)  # of DDP
+    pairs = PairDataset(corpus.held_out, context)
+    sums = torch.zeros(4, dtype=torch.float64)
+    for number in range(ranks.rank, len(pairs), ranks.world_size):
+        input_ids, labels, _ = pad_pairs([pairs[number]])
+        [margin] = module.beta * module.margins(input_ids.to(ranks.device), labels.to(ranks.device)).double().cpu()
+        sums += torch.stack([-functional.logsigmoid(margin), margin, (margin > 0).double(), torch.ones_like(margin)])
+    total, margins, right, count = ranks.all_reduce_sum(*sums.tolist())
+    return {"held_out_loss": total / count, "margin": margins / count, "preference_accuracy": right / count}
 
 
 def bits_per_byte(loss: float, corpus: Corpus, held_out_bytes: int) -> float:

@@ -53,8 +53,8 @@ def training_step(run: Run) -> dict[str, Any]:
     started = time.perf_counter()
     lr = run.recipe.optimizer.lr * lr_factor(run.step, run.recipe.schedule)
     batch = run.batches.batch(run.step)
-    [tokens] = run.ranks.all_reduce_sum(int((batch.labels != IGNORE_INDEX).sum()))
-    loss = _accumulate_gradients(run, batch, tokens)
+    tokens, units = run.ranks.all_reduce_sum(int((batch.labels != IGNORE_INDEX).sum()), batch.units)
+    loss = _accumulate_gradients(run, batch, units)
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.optimizer.max_grad_norm)
     grad_norm = full_tensor(norm).item()
     run.step += 1
@@ -71,14 +71,14 @@ def training_step(run: Run) -> dict[str, Any]:
     for optimizer in run.optimizers:
         optimizer.zero_grad(set_to_none=True)
     metrics["tokens_per_second"] = tokens / (time.perf_counter() - started)
-    return metrics | _use_of_device(run, metrics["tokens_per_second"], batch.input_ids.shape[1])
+    return metrics | _use_of_device(run, metrics["tokens_per_second"], batch.input_ids.shape[-1])
 
 
-def _accumulate_gradients(run: Run, batch: Batch, tokens: float) -> float:
+def _accumulate_gradients(run: Run, batch: Batch, units: float) -> float:
     """Accumulate the gradients of this rank's rows. Returns the mean cross-entropy of all ranks' rows, in nats.
 
-    The loss of a micro-batch is a sum over its tokens, divided by the tokens of the whole step. So it does not matter
-    how rows are divided into micro-batches and ranks.
+    The loss of a micro-batch is a sum over its tokens (`Batch.units`), divided by those of the whole step. So it does
+    not matter how rows are divided into micro-batches and ranks.
     """
     machine, ranks = run.recipe.machine, run.ranks
     rows = machine.micro_batch_size or len(batch.input_ids)
@@ -88,9 +88,9 @@ def _accumulate_gradients(run: Run, batch: Batch, tokens: float) -> float:
         with forward_and_backward(run.loss, machine, ranks, last=number == len(parts)):
             total, cross_entropy = run.loss(*(tensor.to(ranks.device) for tensor in part))
             # DDP and FSDP average gradients over the ranks; here they must be summed.
-            (total * (ranks.world_size / tokens)).backward()
+            (total * (ranks.world_size / units)).backward()
         cross_entropies.append(cross_entropy)
-    return ranks.all_reduce_sum(torch.stack(cross_entropies).sum())[0] / tokens
+    return ranks.all_reduce_sum(torch.stack(cross_entropies).sum())[0] / units
 
 
 def _skip_or_stop(run: Run, loss: float, grad_norm: float) -> None:

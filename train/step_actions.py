@@ -10,7 +10,7 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from train.distributed.parallel import autocast, full_model
-from train.evaluate import bits_per_byte, count_bytes, held_out_loss, sample_text
+from train.evaluate import bits_per_byte, count_bytes, held_out_loss, held_out_preferences, sample_text
 from train.run.metrics import MetricsWriter
 from train.run.run import Run
 
@@ -67,8 +67,12 @@ class StepActions:
         """Compute the held-out loss. A model better than all before it is saved in the folder `best`."""
         run = self._run
         with autocast(run.recipe.machine, run.ranks):
-            loss = held_out_loss(run.loss, run.corpus, run.recipe.data.context, run.ranks)
-        found = {"held_out_loss": loss, "bits_per_byte": bits_per_byte(loss, run.corpus, self._held_out_bytes)}
+            if run.recipe.preference is not None:
+                found = held_out_preferences(run.loss, run.corpus, run.recipe.data.context, run.ranks)
+            else:
+                loss = held_out_loss(run.loss, run.corpus, run.recipe.data.context, run.ranks)
+                found = {"held_out_loss": loss, "bits_per_byte": bits_per_byte(loss, run.corpus, self._held_out_bytes)}
+        loss = found["held_out_loss"]
         if run.corpus.true_loss is not None:
             found |= {"true_loss": run.corpus.true_loss, "entropy_ratio": loss / run.corpus.true_loss}
         if loss < self._best_held_out_loss:
@@ -93,8 +97,10 @@ class StepActions:
 
 def report(metrics: dict[str, Any]) -> str:
     """An evaluation in one line."""
-    line = f"step {metrics['step']}: loss {metrics['loss']:.4f}, held out {metrics['held_out_loss']:.4f} nats per token"
-    line += f", {metrics['bits_per_byte']:.3f} bits per byte"
+    line = f"step {metrics['step']}: loss {metrics['loss']:.4f}, held out {metrics['held_out_loss']:.4f}"
+    if "margin" in metrics:
+        return f"{line}, margin {metrics['margin']:.3f}, {metrics['preference_accuracy']:.1%} of pairs in order"
+    line += f" nats per token, {metrics['bits_per_byte']:.3f} bits per byte"
     if "entropy_ratio" in metrics:
         line += f", {metrics['entropy_ratio']:.3f} x the corpus' true entropy"
     return line

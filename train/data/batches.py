@@ -5,18 +5,18 @@ They do not depend on the number of processes either: each process takes its par
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from train.data.config import ISOLATED, DataSection
+from train.data.config import ISOLATED, PAIRS, DataSection
 from train.data.corpus import TokenSource
 from train.data.mixture import Mixture, draws_by_weight
-from train.data.rows import Row, RowDataset
+from train.data.rows import PairDataset, Row, RowDataset
 from train.errors import DataError, RecipeError
 from train.labels import IGNORE_INDEX
 
@@ -27,11 +27,18 @@ class Batch(NamedTuple):
     input_ids     int64 [rows, longest row]
     labels        int64 of the same shape: the token after each input; `IGNORE_INDEX` where nothing is learned
     document_ids  int64 of the same shape, where tokens may attend within their own document alone; else None
+
+    Of pairs of answers the shape is [pairs, 2, longest row].
     """
 
     input_ids: Tensor
     labels: Tensor
     document_ids: Tensor | None = None
+
+    @property
+    def units(self) -> int:
+        """What the loss is a mean over: pairs of answers, or else tokens that have a label."""
+        return len(self.labels) if self.labels.ndim == 3 else int((self.labels != IGNORE_INDEX).sum())
 
 
 class Batches:
@@ -62,14 +69,15 @@ class Batches:
         self._rows = row_datasets(sources, data)
         self._order = Mixture(_counts(self._rows), _draws(sources, self._rows), seed)
         self._batch_size = data.batch_size
-        self._isolated = data.rows == ISOLATED
+        self._isolated, self._of_pairs = data.rows == ISOLATED, data.rows == PAIRS
         self._rank, self._world_size = rank, world_size
 
     def batch(self, step: int) -> Batch:
         """This process's rows of a step."""
         first = step * self._batch_size
         drawn = (self._order[first + row] for row in range(self._rank, self._batch_size, self._world_size))
-        return pad_rows([self._rows[source][row] for source, row in drawn], isolated=self._isolated)
+        rows = [self._rows[source][row] for source, row in drawn]
+        return pad_pairs(rows) if self._of_pairs else pad_rows(rows, isolated=self._isolated)
 
     def save(self, folder: Path) -> None:
         """Nothing is saved, because a step decides its rows."""
@@ -87,9 +95,14 @@ def check_shareable(batch_size: int, world_size: int) -> None:
         )
 
 
-def row_datasets(sources: Sequence[TokenSource], data: DataSection) -> list[RowDataset]:
-    """The rows of each source's training streams. Raises DataError where a source has none."""
-    datasets = [RowDataset(source.train, data.context, data.rows) for source in sources]
+def row_datasets(sources: Sequence[TokenSource], data: DataSection) -> list[Any]:
+    """The rows, or the pairs of rows, of each source's training streams. Raises DataError where a source has none."""
+    datasets: list[Any] = [
+        PairDataset(source.train, data.context)
+        if data.rows == PAIRS
+        else RowDataset(source.train, data.context, data.rows)
+        for source in sources
+    ]
     for source, rows in zip(sources, datasets, strict=True):
         if not len(rows):
             raise DataError(
@@ -99,15 +112,21 @@ def row_datasets(sources: Sequence[TokenSource], data: DataSection) -> list[RowD
     return datasets
 
 
-def _counts(rows: Sequence[RowDataset]) -> list[int]:
+def _counts(rows: Sequence[Sized]) -> list[int]:
     return [len(of_source) for of_source in rows]
 
 
-def _draws(sources: Sequence[TokenSource], rows: Sequence[RowDataset]) -> list[int]:
+def _draws(sources: Sequence[TokenSource], rows: Sequence[Sized]) -> list[int]:
     weights = [source.weight for source in sources if source.weight is not None]
     if not weights:
         return _counts(rows)
     return draws_by_weight(_counts(rows), [source.train_tokens for source in sources], weights)
+
+
+def pad_pairs(pairs: Sequence[tuple[Row, Row]]) -> Batch:
+    """A batch of these pairs of answers."""
+    batch = pad_rows([row for pair in pairs for row in pair])
+    return Batch(*(tensor.unflatten(0, (-1, 2)) for tensor in batch[:2]))
 
 
 def pad_rows(rows: Sequence[Row], *, isolated: bool = False) -> Batch:

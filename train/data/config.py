@@ -12,7 +12,7 @@ from train.errors import require
 STORIES = "stories"
 END_OF_TEXT = "<|endoftext|>"
 ALPACA = "alpaca"
-PACKED, DOCUMENT, ISOLATED = "packed", "document", "isolated"
+PACKED, DOCUMENT, ISOLATED, PAIRS = "packed", "document", "isolated", "pairs"
 SKIP, LAST_TURN, STOP = "skip", "last_turn", "stop"
 
 
@@ -40,6 +40,7 @@ class SourceSection:
     format: str | None = None  # "alpaca": rows of instruction, input and output, instead of a field
     field: str | None = None  # where a row has its document, a text or a list of chat messages; default: "text"
     prompt_field: str | None = None  # where a row has a prompt that precedes the document and is not learned
+    rejected_field: str | None = None  # where a row has the worse answer, of a pair of which `field` is the better
     ignored_keys: tuple[str, ...] = ()  # keys of messages, and "tools" of rows, to train without
     roles: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of other names: { bot = "assistant" }
     separator: str = END_OF_TEXT  # the text between a text file's documents
@@ -59,6 +60,7 @@ class SourceSection:
             all(isinstance(role, str) and role for role in self.roles.values()),
             'a source\'s roles give each name its role, such as { bot = "assistant" }',
         )
+        require(self.field is not None or self.rejected_field is None, "a source's rejected_field needs its field")
         require(self.format in (None, ALPACA), f"a source's format is {ALPACA}, or none, not {self.format!r}")
         require(self.format is None or self.field is None, "a source has a format or a field; keep one")
         for name in ("max_documents", "max_tokens"):
@@ -99,7 +101,8 @@ class DataSection:
     context: int = 256  # the most tokens in a row
     batch_size: int = 4  # rows per step
     shuffle_rows: int = 2048  # the rows of a streamed source that the next one is drawn from
-    rows: str = PACKED  # or "document": one document per row; or "isolated": packed, attention within a document
+    # or "document": one document per row; or "isolated": packed, attention within a document; or "pairs" of answers
+    rows: str = PACKED
 
     # Where the assistant's words in a conversation cannot be told exactly: "skip" and count it; learn its "last_turn"
     # alone, and skip it where that cannot be told either; or "stop" with an error.
@@ -114,8 +117,8 @@ class DataSection:
         require(self.batch_size >= 1, "data.batch_size must be at least 1")
         require(self.shuffle_rows >= 1, "data.shuffle_rows must be at least 1")
         require(
-            self.rows in (PACKED, DOCUMENT, ISOLATED),
-            f"data.rows must be {PACKED}, {DOCUMENT} or {ISOLATED}, not {self.rows!r}",
+            self.rows in (PACKED, DOCUMENT, ISOLATED, PAIRS),
+            f"data.rows must be {PACKED}, {DOCUMENT}, {ISOLATED} or {PAIRS}, not {self.rows!r}",
         )
         require(
             self.on_unmaskable in (SKIP, LAST_TURN, STOP),
@@ -127,6 +130,10 @@ class DataSection:
             weighted > 0 or len(self.sources) < 2 or not self.has_streams,
             "a streamed source has no known size: give each of data.sources its weight",
         )
+        for source in (*self.sources, *self.validation):
+            need = 'pairs of answers (data.rows = "pairs") need the rejected_field of each source, and no other rows do'
+            require((source.rejected_field is not None) == (self.rows == PAIRS), need)
+        require(self.rows != PAIRS or not self.has_streams, "pairs of answers cannot be streamed")
         explicit = [source for source in (*self.sources, *self.validation) if source.stream]
         require(self.tokens is None or not explicit, "data.tokens reads sources whole: leave out their stream = true")
         require(not any(source.stream for source in self.validation), "a source of data.validation is not streamed")

@@ -96,7 +96,26 @@ class Completion:
         return json.dumps([self.prompt, self.text], ensure_ascii=False)
 
 
-Document = str | Conversation | Completion
+@dataclass(frozen=True)
+class Preference:
+    """Two answers to the same prompt, each a document with it, of which one is better."""
+
+    chosen: str | Conversation | Completion
+    rejected: str | Conversation | Completion
+
+    def __len__(self) -> int:
+        return len(self.chosen) + len(self.rejected)
+
+    def texts(self) -> list[str]:
+        """The texts in both."""
+        return [*texts(self.chosen), *texts(self.rejected)]
+
+    def identity(self) -> str:
+        """A text that equal preferences, and no others, have in common."""
+        return json.dumps([identity(self.chosen), identity(self.rejected)], ensure_ascii=False)
+
+
+Document = str | Conversation | Completion | Preference
 
 
 def identity(document: Document) -> str:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from train.data.config import ALPACA, STORIES, DataSection, SourceSection
-from train.data.documents import ALPACA_FIELDS, Document, from_alpaca, is_blank, read_document
+from train.data.documents import ALPACA_FIELDS, Document, Preference, from_alpaca, is_blank, read_document
 from train.data.files import read_blocks
 from train.data.stories import stories
 from train.data.table_files import has_fields, read_rows
@@ -166,7 +167,8 @@ def _fields(source: SourceSection) -> list[str]:
     """The fields that are read of a row."""
     if source.format == ALPACA:
         return list(ALPACA_FIELDS)
-    return [name for name in (source.field or DEFAULT_FIELD, source.prompt_field, "tools") if name is not None]
+    named = (source.field or DEFAULT_FIELD, source.prompt_field, source.rejected_field, "tools")
+    return [name for name in named if name is not None]
 
 
 def _open_hub(source: SourceSection) -> Any:
@@ -185,14 +187,18 @@ def _open_hub(source: SourceSection) -> Any:
 def _document(row: object, where: str, source: SourceSection) -> Document:
     if source.format == ALPACA:
         row = from_alpaca(row, where)
-    return read_document(
+    read = partial(
+        read_document,
         row,
         where,
-        field="messages" if source.format == ALPACA else source.field or DEFAULT_FIELD,
         prompt_field=source.prompt_field,
         ignored_keys=source.ignored_keys,
         roles=source.roles,
     )
+    document = read(field="messages" if source.format == ALPACA else source.field or DEFAULT_FIELD)
+    if source.rejected_field is None:
+        return document
+    return Preference(document, read(field=source.rejected_field))
 
 
 def _of_length(source: SourceSection) -> str:

@@ -98,7 +98,7 @@ class StreamedBatches:
     def load(self, folder: Path) -> None:
         """Go on from a state. Raises DataError where the folder holds none."""
         try:
-            with np.load(folder / STATE_FILE, allow_pickle=False) as arrays:
+            with np.load(folder / STATE_FILE) as arrays:
                 about = json.loads(arrays[COUNTS].tobytes())
                 rows = unpack_rows({name: arrays[name] for name in ROWS})
         except (OSError, ValueError, KeyError) as error:

@@ -19,11 +19,12 @@ from tokenizers import Tokenizer
 
 from train.data.chat import ChatTemplate, UnmaskableError, encode_conversation
 from train.data.config import STOP
-from train.data.documents import Completion, Conversation, Document, NoAssistantError
+from train.data.documents import Completion, Conversation, Document, NoAssistantError, Preference
 from train.errors import DataError
 
 CHARACTERS_AT_ONCE = 1 << 20  # an encoding takes far more memory than its ids until its batch is done
 
+Encoded = tuple[Document, list[int], list[bool] | None]  # a document, its ids, and whether each is learned
 Ids = NDArray[np.uint16] | NDArray[np.uint32]
 
 
@@ -177,7 +178,7 @@ class StreamEncoder:
         skipped, self._skipped = self._skipped, NONE_SKIPPED
         return skipped
 
-    def _encoded(self, documents: Iterable[Document]) -> Iterator[tuple[Document, list[int], list[bool] | None]]:
+    def _encoded(self, documents: Iterable[Document]) -> Iterator[Encoded]:
         """Each document with its ids, and whether each of these is learned; None where all are."""
         for several in _groups(documents):
             texts = [document for document in several if isinstance(document, str)]
@@ -185,15 +186,26 @@ class StreamEncoder:
             for document in several:
                 if isinstance(document, str):
                     yield document, next(encodings).ids, None
-                elif isinstance(document, Completion):
-                    yield document, *self._encoded_completion(document)
-                elif self._chat_template is None:
-                    raise DataError(
-                        f"{document.where}: there are conversations but no chat template: set tokenizer.chat_template"
-                    )
-                elif encoded := self._encoded_conversation(document, self._chat_template):
-                    yield document, *encoded
+                elif isinstance(document, Preference):
+                    both = [self._encoded_answer(answer) for answer in (document.chosen, document.rejected)]
+                    if all(one is not None and (one[1] is None or any(one[1])) for one in both):
+                        yield from (one for one in both if one is not None)
+                elif encoded := self._encoded_answer(document):
+                    yield encoded
             self._progress(len(several))
+
+    def _encoded_answer(self, document: str | Conversation | Completion) -> Encoded | None:
+        """A single document, its ids and their mask; None where it is skipped."""
+        if isinstance(document, str):
+            return document, self._plain.encode(document, add_special_tokens=False).ids, None
+        if isinstance(document, Completion):
+            return document, *self._encoded_completion(document)
+        if self._chat_template is None:
+            raise DataError(
+                f"{document.where}: there are conversations but no chat template: set tokenizer.chat_template"
+            )
+        encoded = self._encoded_conversation(document, self._chat_template)
+        return None if encoded is None else (document, *encoded)
 
     def _encoded_conversation(
         self, conversation: Conversation, template: ChatTemplate

@@ -19,10 +19,10 @@ from torch.utils.checkpoint import checkpoint
 from model import TransformerModel
 from train.config import MachineSection
 from train.distributed.ranks import Ranks
-from train.loss import NextTokenLoss
+from train.loss import ModelLoss
 
 
-def parallelize(loss: NextTokenLoss, machine: MachineSection, ranks: Ranks) -> nn.Module:
+def parallelize(loss: ModelLoss, machine: MachineSection, ranks: Ranks) -> nn.Module:
     """The loss as the loop calls it, on this rank's device.
 
     Create the optimizers afterwards, because FSDP replaces the parameters.
