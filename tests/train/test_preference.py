@@ -53,10 +53,8 @@ def logprob_of(logits, labels):
     total = 0.0
     for position, label in enumerate(labels.tolist()):
         if label != IGNORE_INDEX:
-            total = (
-                total
-                + torch.log(torch.exp(logits[position].double()) / torch.exp(logits[position].double()).sum())[label]
-            )
+            exponentials = torch.exp(logits[position].double())
+            total = total + torch.log(exponentials / exponentials.sum())[label]
     return total
 
 
