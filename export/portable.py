@@ -35,7 +35,7 @@ class DequantizedInt8(DynamicInt8):
         """DequantizeLinear and MatMul, which engines for quantized models know how to fuse.
 
         The zero points are zero, and written all the same: where onnxruntime makes such weights unsigned
-        (`contract.EXACT_PRODUCTS`), it would else give them one for all channels, and then refuse it.
+        (`runtime/engine/exact_products.py`), it would else give them one for all channels, and then refuse it.
         """
         matrix, scales = self._quantized(builder, weight)
         zeros = builder.constant(f"{weight.name}.weight_zero_points", np.zeros(weight.out_features, np.int8))

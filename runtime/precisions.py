@@ -48,6 +48,8 @@ class Precision:
         can_be_batch_invariant: a session can make it so by never running a single row alone.
         rounding_is_harmless: a difference in the last bits of an activation stays that small. Where activations or the
             cache are quantized, it can move a value by a whole step.
+        has_integer_products: its products are of 8-bit integers, which overflow on an x86 CPU without VNNI unless a
+            session asks for exact ones (`runtime/engine/exact_products.py`).
         independent_rows: a sequence has the same logits, to the bit, whatever others share its passes.
         weights_from: the precision whose weights it shares, with a KV cache of int8 in place of its float32 one; None
             for a precision with weights of its own.
@@ -61,6 +63,7 @@ class Precision:
     batch_invariant: bool = False
     can_be_batch_invariant: bool = True
     rounding_is_harmless: bool = False
+    has_integer_products: bool = False
     independent_rows: bool = False
     weights_from: str | None = None
 
@@ -111,6 +114,7 @@ _Q8 = Precision(
     "#d97706",
     Limits(0.02, 0.9, 0.02),
     can_be_batch_invariant=False,  # all tokens of a pass share the scale of an activation
+    has_integer_products=True,
 )
 _Q4 = Precision(
     "q4",
