@@ -94,6 +94,21 @@ def plot(arguments: Namespace) -> int:
     return 0
 
 
+def evaluate(arguments: Namespace) -> int:
+    """Ask models the tasks of lm-evaluation-harness."""
+    from train.harness.evaluation import evaluate as evaluate_models
+    from train.harness.evaluation import table
+    from train.harness.scorers import open_scorers
+
+    scorers = (one for name in arguments.models for one in open_scorers(name, arguments.precision))
+    results = evaluate_models(scorers, arguments.tasks, limit=arguments.limit, chat=arguments.chat)
+    if arguments.json:
+        _print_json({"results": [result.to_dict() for result in results]})
+    else:
+        print(table(results))
+    return 0
+
+
 def stories(arguments: Namespace) -> int:
     """Print stories of the built-in corpus."""
     from train.data.stories import stories as all_stories

@@ -29,7 +29,7 @@ def generate(args: argparse.Namespace) -> None:
     model = _load_for_texts(bundle, args)
     prompt = _read_prompt(args.prompt)
     prompt_ids = model.tokenizer.encode_prompt(prompt)
-    stream = model.stream(prompt_ids, sampling)
+    stream = (model.stream_past_context if args.sliding_window else model.stream)(prompt_ids, sampling)
     if args.json:
         result = collect(stream, prompt_tokens=len(prompt_ids))
         print(json.dumps(_generation_to_dict(prompt, result, model.tokenizer), ensure_ascii=False))
