@@ -136,6 +136,9 @@ class RunSection:
     evaluate_every: int = 500
     sample_every: int = 500
     save_every: int = 500
+    sample_prompts: tuple[str, ...] = ()  # in a chat run what a user asks; default: a held-out question, or nothing
+    sample_tokens: int = 160  # of a sample, at most
+    sample_sliding_window: bool = False  # samples go on past the context, approximately
     keep_last: int = 2  # how many saved states; an older one is used where a newer is broken
     tensorboard: bool = False  # also write the metrics for TensorBoard
 
@@ -143,6 +146,7 @@ class RunSection:
         for name in ("seed", "evaluate_every", "sample_every", "save_every"):
             _check(getattr(self, name) >= 0, f"run.{name} must not be negative")
         _check(self.keep_last >= 1, "run.keep_last must be at least 1")
+        _check(self.sample_tokens >= 1, "run.sample_tokens must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

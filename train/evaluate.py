@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from tokenizers import Tokenizer
@@ -81,14 +82,35 @@ def count_bytes(corpus: Corpus, tokenizer: Tokenizer) -> int:
     return total
 
 
-def sample_text(model: TransformerModel, tokenizer: Tokenizer, seed: int) -> str:
-    """A text generated from the begin token alone; the same for the same weights and seed."""
+def sample_text(
+    model: TransformerModel,
+    tokenizer: Tokenizer,
+    seed: int,
+    *,
+    prompt_ids: Sequence[int] = (),
+    max_new_tokens: int = SAMPLE_TOKENS,
+    sliding_window: bool = False,
+) -> str:
+    """A generated text after its prompt; the same for the same weights and seed.
+
+    Args:
+        model: generates.
+        tokenizer: of the model.
+        seed: of the tokens that are drawn.
+        prompt_ids: none for the begin token alone, which is not shown.
+        max_new_tokens: at most.
+        sliding_window: go on past the context, approximately (`TransformerModel.generate`).
+    """
+    begin = [model.config.bos_token_id]
     with torch.compiler.set_stance("force_eager"):  # compiled, every new length would compile again
         token_ids = model.generate(
-            torch.tensor([model.config.bos_token_id]),
-            max_new_tokens=SAMPLE_TOKENS,
+            torch.tensor(prompt_ids or begin),
+            max_new_tokens=max_new_tokens,
+            sliding_window=sliding_window,
             temperature=SAMPLE_TEMPERATURE,
             stop_token_ids=model.config.eos_token_ids,
             generator=torch.Generator(model.device).manual_seed(seed),
         )
-    return tokenizer.decode(token_ids)
+    if list(prompt_ids or begin) == begin:
+        return tokenizer.decode(token_ids)
+    return tokenizer.decode([*prompt_ids, *token_ids], skip_special_tokens=False)

@@ -33,6 +33,7 @@ from train.run.folder import RunFolder
 from train.run.metrics import summary_writer_class
 from train.run.record import run_record, session_record
 from train.run.run import Run
+from train.samples import sample_prompts
 
 
 def start_run(recipe: Recipe, folder: RunFolder, *, overwrite: bool = False) -> Run:
@@ -118,7 +119,14 @@ def _assemble(recipe: Recipe, folder: RunFolder, ranks: Ranks, tokenizer: Corpus
     loss = _loss(recipe, model, tokenizer)
     parallel_loss = parallelize(loss, machine, ranks)
     optimizers = build_optimizers(model, recipe.optimizer)
-    return Run(recipe, folder, ranks, model, parallel_loss, optimizers, tokenizer.tokenizer, corpus, batches)
+    prompts = sample_prompts(
+        recipe.run.sample_prompts,
+        tokenizer,
+        corpus,
+        begin=tokenizer.separator_id if model.config.bos_token_id is None else model.config.bos_token_id,
+        context=model.config.max_position_embeddings,
+    )
+    return Run(recipe, folder, ranks, model, parallel_loss, optimizers, tokenizer.tokenizer, corpus, batches, prompts)
 
 
 def _loss(recipe: Recipe, model: TransformerModel, tokenizer: CorpusTokenizer) -> ModelLoss:

@@ -14,6 +14,8 @@ from train.evaluate import bits_per_byte, count_bytes, held_out_loss, held_out_p
 from train.run.metrics import MetricsWriter
 from train.run.run import Run
 
+SAMPLE_SEPARATOR = "\n\n----\n\n"  # between the texts of several prompts
+
 
 class StepActions:
     """Does what a run's recipe makes due after each step. All ranks must call `after_step` after every step."""
@@ -81,14 +83,26 @@ class StepActions:
         return found
 
     def _sample(self) -> None:
-        """Generate a text and keep it in the run folder."""
+        """Generate a text for each prompt, and keep them in the run folder."""
         run = self._run
         model = full_model(run.model, run.ranks)
         if model is None:
             return
-        text = sample_text(model, run.tokenizer, seed=run.step)
-        run.folder.save_sample(text, run.step)
-        self._run.ranks.print_rank0(f"  | {text}")
+        recipe = run.recipe.run
+        texts = [
+            sample_text(
+                model,
+                run.tokenizer,
+                seed=run.step,
+                prompt_ids=prompt_ids,
+                max_new_tokens=recipe.sample_tokens,
+                sliding_window=recipe.sample_sliding_window,
+            )
+            for prompt_ids in run.sample_prompts
+        ]
+        run.folder.save_sample(SAMPLE_SEPARATOR.join(texts), run.step)
+        for text in texts:
+            run.ranks.print_rank0(f"  | {text}")
 
     @cached_property
     def _held_out_bytes(self) -> int:

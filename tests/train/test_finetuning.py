@@ -165,6 +165,27 @@ def test_a_validation_file_of_ones_own_is_all_that_is_held_out(finetuning, thirt
     assert again.corpus.held_out_tokens == run.corpus.held_out_tokens
 
 
+def samples(run):
+    [path] = (run.folder.path / "samples").iterdir()
+    return path.read_text().strip().split("\n\n----\n\n")
+
+
+def test_a_chat_run_samples_answers_to_a_held_out_question_or_to_the_recipes(finetuning):
+    often = {"sample_every": 6, "evaluate_every": 0, "save_every": 0, "sample_tokens": 8}
+    run = finetuning(run=often)
+    train(run)
+    [text] = samples(run)
+    question, mark, _ = text.partition("assistant: ")
+    assert mark
+    assert question in run.folder.held_out.read_text()
+    asked = finetuning("asked", run=often | {"sample_prompts": ["Who?", "Why?"]})
+    train(asked)
+    assert [text[:34] for text in samples(asked)] == [
+        "user: Who?<|endoftext|>assistant: ",
+        "user: Why?<|endoftext|>assistant: ",
+    ]
+
+
 LORA = {"rank": 4, "alpha": 8}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class Run:
     tokenizer: Tokenizer
     corpus: Corpus
     batches: Batches | StreamedBatches
+    sample_prompts: Sequence[Sequence[int]] = ()  # the token ids that each sample starts from
     step: int = 0  # updates made
     skipped_in_a_row: int = 0  # consecutive steps up to this one whose loss was not finite
 
