@@ -35,6 +35,7 @@ HOME_OF = {
     "starlette": {"app"},
     "uvicorn": {"app"},
     "transformers": set(),
+    "lm_eval": {"train"},
 }
 # The rooms of a folder from the ground up: each may import those before it alone.
 ORDER = {
@@ -64,12 +65,16 @@ ORDER = {
         "data",
         "config",
         "loss",
+        "distillation",
+        "preference",
         "lora",
         "optimizer",
         "schedule",
         "throughput",
         "distributed",
         "evaluate",
+        "samples",
+        "harness",
         "run",
         "setup",
         "step_actions",

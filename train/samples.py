@@ -1,4 +1,4 @@
-"""What samples in a run start from: the prompts of the recipe, or else the beginning of a document or a real question."""
+"""What samples in a run start from: the recipe's prompts, or else the beginning of a document or a real question."""
 
 from __future__ import annotations
 

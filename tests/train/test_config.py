@@ -73,7 +73,7 @@ def test_whole_numbers_serve_as_floats(recipe_file):
         ("machine.micro_batch_size=-1", "machine.micro_batch_size must not be negative"),
         ("data.held_out=1", "data.held_out is a share"),
         ("data.source=1", "data.source must be a text"),
-        ("data.rows=diagonal", "data.rows must be packed, document or isolated, not 'diagonal'"),
+        ("data.rows=diagonal", "data.rows must be packed, document, isolated or pairs, not 'diagonal'"),
         ("data.sources=book.txt", "data.sources must be a list"),
         ("data.sources=[{}]", "a source needs one of path and hub"),
         ('data.sources=[{path="a", hub="b"}]', "a source needs one of path and hub"),
