@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Z_95 = 1.959964  # of the normal distribution
 Interval = tuple[float, float]
+Scores = dict[str, tuple[str, np.ndarray]]  # by task: the name of a metric, and its value for each item
+ALL = "all"  # tasks together
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class TaskResult:
 def evaluate(
     scorers: Iterable[Scorer], tasks: Sequence[str] = (), *, limit: int | None = None, chat: bool = False
 ) -> list[TaskResult]:
-    """The results of each model on each task; those of the second model on are compared with the first's.
+    """The results of each model on each task and on all; those of the second model on are compared with the first's.
 
     Args:
         scorers: the models; each is asked before the next is opened.
@@ -65,21 +67,51 @@ def evaluate(
     results: list[TaskResult] = []
     first: dict[str, np.ndarray] = {}
     for scorer in scorers:
-        for task, (metric, values) in _item_scores(scorer, tasks or task_names(), limit, chat=chat).items():
-            mean, interval = mean_and_interval(values)
+        for task, (metric, values) in _with_all(_item_scores(scorer, tasks or task_names(), limit, chat=chat)).items():
             against: tuple[float | None, Interval | None] = None, None
             if task in first:
-                against = mean_and_interval(values - first[task])
-            results.append(TaskResult(scorer.name, task, metric, len(values), mean, interval, *against))
+                differences = values - first[task]
+                against = float(differences.mean()), difference_interval(differences)
+            score = float(values.mean()), score_interval(values)
+            results.append(TaskResult(scorer.name, task, metric, len(values), *score, *against))
             first.setdefault(task, values)
     return results
 
 
-def mean_and_interval(values: np.ndarray) -> tuple[float, Interval]:
-    """The mean of independent values, and its 95 % interval by the normal distribution."""
+def score_interval(values: np.ndarray) -> Interval:
+    """The 95 % interval of the mean of independent values.
+
+    Of values that are 0 or 1 it is Wilson's (1927), which stays within these and has a width where all are alike; of
+    others that of the normal distribution.
+    """
+    if not np.isin(values, (0, 1)).all():
+        return _normal_interval(values)
+    n, mean = len(values), float(values.mean())
+    center = (mean + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
+    half = Z_95 / (1 + Z_95**2 / n) * math.sqrt(mean * (1 - mean) / n + Z_95**2 / (4 * n * n))
+    return center - half, center + half
+
+
+def difference_interval(differences: np.ndarray) -> Interval:
+    """The 95 % interval of the mean of differences between two models' values of the same items.
+
+    Of values that are 0 or 1 it is that of Agresti and Min (2005, "Simple improved confidence intervals for comparing
+    matched proportions"): half an item more is counted in each cell of the table of both models' answers, so that two
+    models with the same answers are not told to be the same for certain. Of others it is the normal distribution's.
+    """
+    if not np.isin(differences, (-1, 0, 1)).all():
+        return _normal_interval(differences)
+    n = len(differences) + 2
+    better, worse = (np.count_nonzero(differences == sign) + 0.5 for sign in (1, -1))
+    mean = (better - worse) / n
+    half = Z_95 * math.sqrt(better + worse - (better - worse) ** 2 / n) / n
+    return mean - half, mean + half
+
+
+def _normal_interval(values: np.ndarray) -> Interval:
     mean = float(values.mean())
     half = Z_95 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
-    return mean, (mean - half, mean + half)
+    return mean - half, mean + half
 
 
 def table(results: Sequence[TaskResult]) -> str:
@@ -98,9 +130,15 @@ def _text(percent: float, interval: Interval, sign: str = "") -> str:
     return f"{percent:{sign}.1f} ±{50 * (interval[1] - interval[0]):.1f} %"
 
 
-def _item_scores(
-    scorer: Scorer, tasks: Sequence[str], limit: int | None, *, chat: bool
-) -> dict[str, tuple[str, np.ndarray]]:
+def _with_all(scores: Scores) -> Scores:
+    """The scores with those of all items together, where there are several tasks of one metric."""
+    metrics = {metric for metric, _ in scores.values()}
+    if len(scores) < 2 or len(metrics) > 1:
+        return scores
+    return scores | {ALL: (metrics.pop(), np.concatenate([values for _, values in scores.values()]))}
+
+
+def _item_scores(scorer: Scorer, tasks: Sequence[str], limit: int | None, *, chat: bool) -> Scores:
     """For each task the name of its first metric, and that metric of each item."""
     try:
         from lm_eval import simple_evaluate

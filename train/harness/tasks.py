@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 TABLES = Path(__file__).with_name("tasks.toml")
-CHOICES = 4
+CHOICES = 12
 
 Item = dict[str, Any]  # {"question": ..., "choices": [...], "answer": the place of the right one}
 
@@ -26,6 +26,8 @@ def task_names() -> list[str]:
 def items(name: str) -> list[Item]:
     """The items of a task, in order; the same at every call."""
     table = _tables()[name]
+    if "sums" in table:
+        return _sums(table)
     return _agreements(table) if "singular" in table else _from_pairs(table)
 
 
@@ -52,11 +54,23 @@ def _from_pairs(table: dict[str, Any]) -> list[Item]:
     made = []
     for number, (key, answer) in enumerate(pairs):
         others = [answers[(number + step * len(pairs) // CHOICES) % len(pairs)] for step in range(1, CHOICES)]
-        choices = [other for other in others if other != answer]
-        place = number % (len(choices) + 1)  # so that no place is right more often than another
-        choices.insert(place, answer)
-        made.append({"question": table["prompt"].format(key), "choices": choices, "answer": place})
+        made.append(_item(table["prompt"].format(key), answer, [one for one in others if one != answer], number))
     return made
+
+
+def _sums(table: dict[str, Any]) -> list[Item]:
+    """Sums of two numbers each, from 2 to `sums`; the wrong answers are off by one or by two."""
+    made = []
+    for number, (left, right) in enumerate(product(range(2, table["sums"] + 1), repeat=2)):
+        others = [str(left + right + error) for error in (1, -1, 2, -2)]
+        made.append(_item(table["prompt"].format(left, right), str(left + right), others, number))
+    return made
+
+
+def _item(question: str, answer: str, others: list[str], number: int) -> Item:
+    """An item in which no place is right more often than another."""
+    place = number % (len(others) + 1)
+    return {"question": question, "choices": [*others[:place], answer, *others[place:]], "answer": place}
 
 
 def _agreements(table: dict[str, Any]) -> list[Item]:

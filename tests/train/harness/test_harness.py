@@ -9,7 +9,7 @@ import pytest
 from runtime.bundle import Bundle
 from train.__main__ import main
 from train.errors import RecipeError
-from train.harness.evaluation import evaluate, mean_and_interval
+from train.harness.evaluation import difference_interval, evaluate, score_interval
 from train.harness.scorers import OnnxScorer, TorchScorer, open_scorers
 from train.harness.tasks import items, task_names
 
@@ -55,7 +55,10 @@ def test_log_likelihoods_are_those_of_the_harness(models):
     assert {greedy for _, greedy in ours} == {False, True}
 
 
-def test_a_long_text_is_scored_in_the_windows_of_the_harness(models, shared_data):
+def test_a_long_text_is_scored_in_the_windows_of_the_harness(models, shared_data, monkeypatch):
+    # Theirs would begin the text with two special tokens, and count how well the second is predicted.
+    monkeypatch.setattr(models[1], "add_bos_token", False)
+    monkeypatch.setattr(models[1], "custom_prefix_token_id", models[0].eot_token_id)
     text = (shared_data / "corpora" / "tinystories-sample.txt").read_text()[:2500]  # twice the context
     ours, theirs = (
         model.loglikelihood_rolling(requests("loglikelihood_rolling", [(text,), ("Once.",)]), disable_tqdm=True)
@@ -81,10 +84,13 @@ def test_a_bundle_in_fp32_answers_as_its_checkpoint(harness, shared_data, storie
     texts = [[token for token, _ in zip(scorer.greedy(token_ids), range(20), strict=False)] for scorer in scorers]
     assert texts[0] == texts[1]
     results = evaluate(scorers, ["opposites", "agreement"], limit=12)
-    assert [result.items for result in results] == [12] * 4
-    assert [result.difference for result in results[:2]] == [None, None]
-    for result in results[2:]:
-        assert (result.difference, result.difference_interval) == (0.0, (0.0, 0.0))
+    assert [(result.task, result.items) for result in results[:3]] == [
+        ("opposites", 12),
+        ("agreement", 12),
+        ("all", 24),
+    ]
+    assert [result.difference for result in results] == [None] * 3 + [0.0] * 3
+    assert results[3].difference_interval == pytest.approx((-0.14, 0.14), abs=0.005)  # of twelve items
 
 
 def test_evaluate_prints_one_json_object(harness, stories260k_bundle, capsys):
@@ -107,10 +113,16 @@ def test_without_the_harness_the_error_says_what_to_install(monkeypatch, tiny_bu
         evaluate(open_scorers(str(tiny_bundle)))
 
 
-def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
-    mean, (low, high) = mean_and_interval(np.array([0.0, 1.0, 1.0, 0.0]))
-    assert (mean, high - mean) == (0.5, pytest.approx(1.959964 * (1 / 3) ** 0.5 / 2))
-    assert high - mean == pytest.approx(mean - low)
+def test_intervals_are_those_of_the_literature():
+    # R's binom::binom.wilson(72, 72), and (45, 60); Agresti and Min (2005) worked out by hand; z * s / sqrt(n)
+    assert score_interval(np.ones(72)) == pytest.approx((0.949345, 1.0), abs=1e-5)
+    assert score_interval(np.repeat([1.0, 0.0], [45, 15])) == pytest.approx((0.62766, 0.84225), abs=1e-4)
+    same, some = np.zeros(98), np.repeat([1.0, -1.0, 0.0], [3, 9, 86])
+    assert difference_interval(same) == pytest.approx((-0.0196, 0.0196), abs=1e-4)
+    half = 1.959964 * (13 - 36 / 100) ** 0.5 / 100
+    assert difference_interval(some) == pytest.approx((-0.06 - half, -0.06 + half))
+    values = np.array([0.5, 1.5, 2.5])
+    assert score_interval(values) == difference_interval(values) == pytest.approx((1.5 - 1.131586, 1.5 + 1.131586))
 
 
 @pytest.mark.parametrize("name", task_names())
@@ -129,5 +141,8 @@ def test_each_item_has_one_right_answer_among_others(name):
 def test_the_answers_are_those_of_the_tables():
     item = items("capitals")[0]
     assert (item["question"], item["choices"][item["answer"]]) == ("The capital of France is", "Paris")
+    total = items("sums")[3]
+    assert (total["question"], total["choices"][total["answer"]]) == ("2 + 5 =", "7")
     plural = items("agreement")[2]
-    assert (plural["question"], plural["choices"][plural["answer"]]) == ("The keys near the cabinet", "are")
+    assert plural["question"] == "The keys that the girl saw in the morning"
+    assert plural["choices"][plural["answer"]] == "are"
