@@ -26,7 +26,6 @@ from export.operators import FusedOperators, Operators
 from export.portable import portable_recipes
 from export.precisions import Recipe
 from export.standard_operators import StandardOperators
-from export.version import VERSION
 from export.weight_formats import WeightFormat
 from model import ModelConfig, ModelSource, WeightSource
 from model.files import replacing_folder, write_json, write_text
@@ -38,6 +37,7 @@ from runtime.generation_config import generation_defaults, special_token_ids
 from runtime.precisions import PRECISIONS, Precision
 from runtime.progress import progress_bar
 from runtime.text.tokenizer import load_tokenizer
+from runtime.version import VERSION
 
 # Up to this size the weights lie in the .onnx file itself; above, in a file beside it that is mapped, not parsed.
 EMBEDDED_BYTES = 16 * 2**20

@@ -15,11 +15,11 @@ import onnx_ir as ir
 
 from export.graph_builder import GraphBuilder
 from export.operators import AttentionLayer, FusedOperators, Operators
-from export.version import VERSION
 from export.weight_formats import Weight, WeightFormat
 from model import WeightSource
 from model.rotary import rotary_angles
 from runtime import contract
+from runtime.version import VERSION
 
 TO_THE_END = np.iinfo(np.int64).max
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -161,14 +162,15 @@ class LanguageModel:
         The text may have any length, and the prompt too. It is computed alone, without prompt lookup.
         """
         self.session.check_token_ids(prompt_ids := self._prompt_ids(prompt))
-
-        def make_request(on_delta: Callable[[TextDelta], object]) -> TextRequest:
-            shape = replace(self.session.shape, max_position_embeddings=ENDLESS)
-            return self.text_request(
-                prompt_ids, sampling, logits_processors=logits_processors, on_delta=on_delta, shape=shape
-            )
-
-        return sliding_deltas(make_request, self.session, self._scheduler, is_cancelled)
+        came: deque[TextDelta] = deque()
+        text = self.text_request(
+            prompt_ids,
+            sampling,
+            logits_processors=logits_processors,
+            on_delta=came.append,
+            shape=replace(self.session.shape, max_position_embeddings=ENDLESS),
+        )
+        return sliding_deltas(text, came, self.session, self._scheduler, is_cancelled)
 
     def generate(
         self,

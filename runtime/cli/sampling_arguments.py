@@ -39,7 +39,8 @@ def sampling_options(args: argparse.Namespace, defaults: Mapping[str, Any]) -> S
     if "logit_bias" in given:
         given["logit_bias"] = dict(given["logit_bias"])
     if "json_schema" in given:
-        given["json_schema"] = _read(given["json_schema"])
+        schema = given["json_schema"]
+        given["json_schema"] = schema if schema.lstrip().startswith("{") else _read(schema)
     return SamplingOptions(**{**defaults, **given})
 
 
@@ -56,7 +57,7 @@ SPECIAL: dict[str, tuple[str, dict[str, Any]]] = {
     "logit_bias": ("logit-bias", {"type": _bias, "action": "append", "metavar": "ID=X"}),
     "stop_strings": ("stop", {"action": "append", "metavar": "TEXT"}),
     "stop_token_ids": ("stop-token-id", {"type": int, "action": "append", "metavar": "ID"}),
-    "json_schema": ("json-schema", {"metavar": "FILE"}),
+    "json_schema": ("json-schema", {"metavar": "FILE|JSON"}),
     "regex": ("regex", {"metavar": "RE"}),
 }
 

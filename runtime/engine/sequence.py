@@ -16,7 +16,7 @@ from runtime.sampling.logits_processors import LogitsProcessor
 from runtime.sampling.logprobs import SampledToken, token_logprobs
 from runtime.sampling.sampler import Sampler, check_finite, greedy
 
-FinishReason = Literal["stop", "length", "cancelled", "error"]
+FinishReason = Literal["stop", "length", "incomplete", "cancelled", "error"]
 
 DEFAULT_MAX_NEW_TOKENS = 256
 

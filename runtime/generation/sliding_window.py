@@ -8,7 +8,7 @@ the context it is that of `TextStream`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from runtime.engine.sequence import Sequence
 from runtime.engine.session import DecoderSession
@@ -21,7 +21,8 @@ ENDLESS = 1 << 40  # tokens: the context of a text that slides
 
 
 def sliding_deltas(
-    make_request: Callable[[Callable[[TextDelta], object]], TextRequest],
+    text: TextRequest,
+    came: deque[TextDelta],
     session: DecoderSession,
     scheduler: SharedScheduler,
     is_cancelled: IsCancelled | None = None,
@@ -29,13 +30,12 @@ def sliding_deltas(
     """The pieces of one text as they come. Closing the iterator stops the computation.
 
     Args:
-        make_request: of the text, given what takes its pieces; for a context of `ENDLESS`.
+        text: to generate, in a context of `ENDLESS`.
+        came: takes its pieces.
         session: runs the passes.
         scheduler: whose turns on the session this takes, a pass at a time.
         is_cancelled: asked before every token; the text ends once it says yes.
     """
-    came: deque[TextDelta] = deque()
-    text = make_request(came.append)
     sequence = Sequence(0, text.request, text.limit)
     context, start = session.shape.max_position_embeddings, 0
     cache = session.new_cache(min(context, len(sequence.token_ids) + text.limit))
