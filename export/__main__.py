@@ -108,7 +108,9 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         ("--max-perplexity-change", "relative, up or down", "max_perplexity_change"),
     ):
         defaults = ", ".join(f"{name} {getattr(PRECISIONS[name].limits, field):g}" for name in ("fp32", "int8", "q4"))
-        parser.add_argument(option, metavar=limit, help=f"{meaning}; by default {defaults}, ...")
+        parser.add_argument(
+            option, metavar=limit, help=f"{meaning}; by default {defaults}, ... (wider below 50M parameters)"
+        )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 

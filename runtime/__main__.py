@@ -81,7 +81,7 @@ def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "chat",
         help="talk with a chat model",
         description="Talk with a model that has a chat template. Ctrl-C stops an answer, Ctrl-D ends the chat, "
-        '/help lists more; """ begins and ends a question of several lines.',
+        "/help lists more. Text that is piped in is one question.",
         epilog="example:\n  python -m runtime chat HuggingFaceTB/SmolLM2-135M-Instruct --system 'Be brief.'",
         formatter_class=RAW,
     )
@@ -93,6 +93,8 @@ def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         default="error",
         help="when the context is full: refuse the question, or forget the oldest messages (default %(default)s)",
     )
+    parser.add_argument("--line-by-line", action="store_true", help="each line that is piped in is a question")
+    parser.add_argument("--verbose", action="store_true", help="tell how long each answer took, on stderr")
     add_sampling_arguments(parser)
     _add_speed(parser)
 

@@ -44,6 +44,7 @@ ORDER = {
         "contract",
         "precisions",
         "progress",
+        "version",
         "hub",
         "sampling",
         "generation_config",
@@ -190,6 +191,10 @@ def test_a_library_is_imported_in_its_home_only(library):
             continue
         found = {name for name in imported(parse(path)) if name.split(".")[0] == library}
         assert not found, f"{path.relative_to(REPOSITORY)} imports {found}"
+
+
+def test_bars_are_made_by_one_module_that_knows_logs():
+    assert [path for path in FILES if "tqdm" in set(imported(parse(path)))] == [REPOSITORY / "runtime" / "progress.py"]
 
 
 @pytest.mark.parametrize("path", files_of("runtime"), ids=lambda path: path.name)

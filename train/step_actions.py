@@ -7,8 +7,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from typing import Any, Self
 
-from tqdm import tqdm
-
+from runtime.progress import progress_bar
 from train.distributed.parallel import autocast, full_model
 from train.evaluate import bits_per_byte, count_bytes, held_out_loss, held_out_preferences, sample_text
 from train.run.metrics import MetricsWriter
@@ -36,7 +35,7 @@ class StepActions:
             if run.folder.best.is_dir():
                 self._best_held_out_loss = writer.best_held_out_loss
         [self._best_held_out_loss] = run.ranks.all_reduce_sum(self._best_held_out_loss if first else 0.0)
-        bar = tqdm(total=self._last, initial=run.step, unit="step", dynamic_ncols=True, disable=not first)
+        bar = progress_bar(description="train", unit="steps", total=self._last, initial=run.step, show=first)
         self._progress = self._open.enter_context(bar)
         return self
 
@@ -55,7 +54,8 @@ class StepActions:
         if self._writer is not None:
             self._writer.write(metrics)
         if sound:
-            self._progress.set_postfix_str(f"loss {metrics['loss']:.3f}", refresh=False)
+            shown = f"loss {metrics['loss']:.3f}, {metrics['tokens_per_second']:,.0f} tokens/s"
+            self._progress.set_postfix_str(shown, refresh=False)
         self._progress.update()
         if sound and self._is_due(every.save_every):
             self._run.save()

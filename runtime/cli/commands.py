@@ -12,7 +12,7 @@ from runtime.bundle import Bundle
 from runtime.chat_session import ChatSession
 from runtime.cli.chat_console import ChatConsole
 from runtime.cli.command_line import INCOMPLETE
-from runtime.cli.prompts import read_file, read_prompt
+from runtime.cli.prompts import is_piped, read_file, read_prompt, read_stdin
 from runtime.cli.sampling_arguments import sampling_options
 from runtime.cli.timings import timings
 from runtime.cli.word_wrap import terminal_wrapper
@@ -53,8 +53,21 @@ def chat(args: argparse.Namespace) -> None:
     """A conversation on the terminal; each question is prefilled alone, on top of what was said before."""
     bundle = Bundle.open(args.bundle, revision=args.revision)
     sampling = sampling_options(args, bundle.generation_defaults)
-    session = ChatSession(_load_for_texts(bundle, args), system=args.system, context_policy=args.context_policy)
-    ChatConsole(session, sampling, args.system).run()
+    model = _load_for_texts(bundle, args)
+    session = ChatSession(model, system=args.system, context_policy=args.context_policy)
+    console = ChatConsole(
+        session,
+        sampling,
+        args.system,
+        verbose=(lambda result: timings(result, model)) if args.verbose else None,
+    )
+    if is_piped() and not args.line_by_line:
+        question = read_stdin()
+        if question.strip():
+            console.answer(question.rstrip("\n"))
+        return
+    console.greet(f"{bundle.folder.name}, {model.session.precision}, context of {session.context_tokens:,} tokens")
+    console.run()
 
 
 def bench(args: argparse.Namespace) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from tokenizers import Tokenizer
-from tqdm import tqdm
 
+from runtime.progress import progress_bar
 from train.data.config import DOCUMENT, STORIES, DataSection, SourceSection
 from train.data.documents import Document, texts
 from train.data.sources import read_source, source_files
@@ -106,10 +106,10 @@ class Corpus:
 def build_corpus(data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> Corpus:
     """All sources of a recipe, tokenized in memory. Raises DataError where a source is empty."""
     sources = []
-    with tqdm(unit="document", unit_scale=True, dynamic_ncols=True, leave=False, delay=2) as bar:
+    with progress_bar(description="tokenize", unit="documents") as bar:
         encoder = make_encoder(tokenizer, data.on_unmaskable, progress=bar.update)
         for section, is_validation in sections(data):
-            bar.set_description(section.name, refresh=False)
+            bar.set_description_str(section.name, refresh=False)
             if section.is_streamed and not is_validation:
                 sources.append(_streamed_source(section, data, seed, encoder))
                 continue

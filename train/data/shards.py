@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from model.files import replacing_file, write_json
+from runtime.progress import progress_bar
 from train.data.config import STORIES, DataSection, SourceSection
 from train.data.corpus import (
     CHUNK_CHARACTERS,
@@ -111,14 +111,14 @@ class TokenFolder:
         if self.is_complete:
             return
         self._shards.mkdir(exist_ok=True)
-        with tqdm(unit="document", unit_scale=True, dynamic_ncols=True, disable=not progress) as bar:
+        with progress_bar(description="tokenize", unit="documents", show=progress) as bar:
             _encode_all(self._tasks(data, seed, bar), tokenizer, data.on_unmaskable, workers, bar)
         write_json(self._index, self._summary(data))
 
-    def _tasks(self, data: DataSection, seed: int, bar: tqdm[Any]) -> Iterator[tuple[Path, Chunk]]:
+    def _tasks(self, data: DataSection, seed: int, bar: Any) -> Iterator[tuple[Path, Chunk]]:
         """The path and the documents of each shard that is not done yet."""
         for place, (source, is_validation) in enumerate(sections(data)):
-            bar.set_description(source.name)
+            bar.set_description_str(source.name)
             for number, chunk in enumerate(chunks(source, data, seed, is_validation=is_validation)):
                 if self._is_enough(source, place):
                     break
@@ -214,7 +214,7 @@ def _plan(data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> Record:
 
 
 def _encode_all(
-    tasks: Iterator[tuple[Path, Chunk]], tokenizer: CorpusTokenizer, on_unmaskable: str, workers: int, bar: tqdm[Any]
+    tasks: Iterator[tuple[Path, Chunk]], tokenizer: CorpusTokenizer, on_unmaskable: str, workers: int, bar: Any
 ) -> None:
     """Write each shard, in this process or in workers."""
     if workers == 1:

@@ -7,13 +7,12 @@ prints. Processes on several nodes find each other by torchrun's own options; no
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
+from runtime.progress import write_line
 from train.config import MachineSection
 from train.errors import RecipeError
 
@@ -52,7 +51,7 @@ class Ranks:
     def print_rank0(self, line: str) -> None:
         """Print a line on stderr, above a progress bar if there is one, on rank 0 alone."""
         if self.is_first:
-            tqdm.write(line, file=sys.stderr)
+            write_line(line)
 
     def barrier(self) -> None:
         """Wait until all ranks have called this."""

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -118,6 +119,17 @@ def test_a_line_a_step_with_all_metrics(tiny_run):
     assert all({"loss", "lr", "grad_norm", "tokens_per_second"} <= line.keys() for line in lines)
     assert [line["step"] for line in lines if "held_out_loss" in line] == [10, 20]
     assert lines[0]["lr"] == pytest.approx(1e-2 / 4)
+
+
+def test_a_log_gets_whole_lines_with_loss_and_tokens_a_second(tiny_run, monkeypatch, capsys):
+    monkeypatch.setattr("runtime.progress.SECONDS_BETWEEN_LINES", 0.0)
+    train(tiny_run())
+    lines = capsys.readouterr().err.splitlines()
+    bars = [line for line in lines if line.startswith("train: ")]
+    assert bars
+    assert re.fullmatch(r"train: \d+ of 20 steps in \S+, \S+ left, loss \d\.\d{3}, [\d,]+ tokens/s", bars[-1])
+    assert sum(line.startswith("step ") for line in lines) == 2  # its two evaluations
+    assert not any("\r" in line or "\x1b" in line for line in lines)
 
 
 def test_transformers_loads_the_checkpoint_and_computes_the_same(tiny_run):
