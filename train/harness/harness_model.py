@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from tqdm import tqdm
 
 from runtime.errors import PromptError
+from runtime.progress import progress_bar
 from runtime.text.jinja_template import JinjaTemplate
 from runtime.text.special_tokens import read_special_tokens
 from runtime.text.tokenizer import load_tokenizer
@@ -70,7 +70,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc] - lm-eval has no types
         **_: Any,
     ) -> list[tuple[float, bool]]:
         """For each context and continuation, its log-probability and whether each of its tokens is the likeliest."""
-        bar = tqdm(requests, desc=self._scorer.name, unit="request", disable=disable_tqdm, leave=False)
+        bar = progress_bar(requests, description=self._scorer.name, unit="requests", show=not disable_tqdm)
         return [self._score(context, continuation) for _, context, continuation in bar]
 
     def _score(self, context: Sequence[int], continuation: Sequence[int]) -> tuple[float, bool]:
@@ -94,7 +94,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc] - lm-eval has no types
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """The log-probability of each text, every token once, each with as much before it as the windows allow."""
         totals = []
-        for request in tqdm(requests, desc=self._scorer.name, unit="text", disable=disable_tqdm, leave=False):
+        for request in progress_bar(requests, description=self._scorer.name, unit="texts", show=not disable_tqdm):
             windows = get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0], add_special_tokens=False),
                 prefix_token=self.eot_token_id,
@@ -106,7 +106,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc] - lm-eval has no types
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """The likeliest continuation of each context, up to one of its stop strings. It is always greedy."""
-        bar = tqdm(requests, desc=self._scorer.name, unit="text", disable=disable_tqdm, leave=False)
+        bar = progress_bar(requests, description=self._scorer.name, unit="texts", show=not disable_tqdm)
         return [self._generate(*request.args) for request in bar]
 
     def _generate(self, context: str, options: dict[str, Any]) -> str:
