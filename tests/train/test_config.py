@@ -117,7 +117,8 @@ def test_an_incomplete_recipe_is_an_error(recipe_file, text, complaint):
 def test_the_recipe_in_the_readme_reads(recipe_file):
     readme = (RECIPES_FOLDER.parents[1] / "README.md").read_text()
     [table] = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
-    assert len(read_recipe(recipe_file(MINIMAL + table)).data.sources) == 2
+    data = read_recipe(recipe_file(MINIMAL + table)).data
+    assert (len(data.sources), len(data.validation), data.has_streams) == (3, 1, True)
 
 
 def test_a_missing_recipe_names_those_that_there_are():
