@@ -9,6 +9,8 @@ from runtime.engine.session import DecoderSession
 from runtime.language_model import LanguageModel
 from runtime.text.tokenizer import Tokenizer
 
+SLOTS = 8  # texts of the page and the API that run at once, in each precision
+
 
 class Models:
     """A bundle's precisions, over one tokenizer.
@@ -32,5 +34,7 @@ class Models:
         with self._lock:
             if precision not in self._open:
                 session = DecoderSession(self.bundle, precision, threads=self._threads)
-                self._open[precision] = LanguageModel(self.bundle, session, self._tokenizer)
+                self._open[precision] = LanguageModel(
+                    self.bundle, session, self._tokenizer, cached_prompts=SLOTS, max_running=SLOTS
+                )
             return self._open[precision]

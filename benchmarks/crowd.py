@@ -57,7 +57,7 @@ def decode(session: DecoderSession, seeds: Sequence[int]) -> tuple[float, list[l
     """Seconds in which every stream gets NEW_TOKENS tokens after its first two, and what they said."""
     scheduler = Scheduler(session)
     prompts = [random_ids(session, DEPTH, seed) for seed in seeds]
-    sequences = [scheduler.add(Request(prompt, NEW_TOKENS + 2)) for prompt in prompts]
+    sequences = [scheduler.add(Request(prompt, NEW_TOKENS + 2, stop_token_ids=())) for prompt in prompts]
     while min(len(sequence.token_ids) for sequence in sequences) < DEPTH + 2:
         scheduler.step()
     started = time.perf_counter()
@@ -90,14 +90,19 @@ def join(session: DecoderSession, pause: float | None) -> tuple[float, float, li
     """The usual step before and after, the waits between while a prompt runs, and how long it ran; None: no prompt."""
     scheduler = Scheduler(session, max_pause_steps=pause)
     context = session.shape.max_position_embeddings
-    streams = [scheduler.add(Request(random_ids(session, DEPTH, seed), context - DEPTH)) for seed in range(STREAMS)]
+    streams = [
+        scheduler.add(Request(random_ids(session, DEPTH, seed), context - DEPTH, stop_token_ids=()))
+        for seed in range(STREAMS)
+    ]
     while len(streams[-1].new_ids) < SETTLED_STEPS:
         scheduler.step()
     before = statistics.median(_timed(scheduler.step) for _ in range(USUAL_STEPS))
     if pause is None:
         waits = [_timed(scheduler.step) for _ in range(PLAIN_STEPS)]
     else:
-        newcomer = scheduler.add(Request(random_ids(session, min(JOINING_TOKENS, context - 40), 99), 32))
+        newcomer = scheduler.add(
+            Request(random_ids(session, min(JOINING_TOKENS, context - 40), 99), 32, stop_token_ids=())
+        )
         waits = []
         while not newcomer.is_decoding:
             waits.append(_timed(scheduler.step))
@@ -126,7 +131,7 @@ def prefix(session: DecoderSession, arguments: argparse.Namespace) -> None:
 
 
 def _first_token(scheduler: Scheduler, prompt: list[int]) -> float:
-    sequence = scheduler.add(Request(prompt, 4))
+    sequence = scheduler.add(Request(prompt, 4, stop_token_ids=()))
     started = time.perf_counter()
     while not sequence.is_decoding:
         scheduler.step()

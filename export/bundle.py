@@ -45,6 +45,8 @@ EMBEDDED_BYTES = 16 * 2**20
 SMALL_TENSOR_BYTES = 1024
 # The oldest onnxruntime whose MatMulNBits multiplies 8-bit blocks on the CPU.
 MINIMUM_ONNXRUNTIME = "1.22"
+# Where transformers stores the templates that have names.
+TEMPLATES_FOLDER = "additional_chat_templates"
 # Turns a SentencePiece model into tokenizer.json.
 CONVERT_TOKENIZER = (
     "pip install transformers sentencepiece && "
@@ -97,6 +99,7 @@ def export_bundle(
         (folder / "onnx").mkdir()
         for path in checkpoint.side_files():
             shutil.copyfile(path, folder / path.name)
+        _gather_templates(tokenizer_folder(checkpoint), folder)
         if not (folder / GENERATION_CONFIG).is_file():
             write_json(folder / GENERATION_CONFIG, _generation_config(checkpoint))
         calibration = Calibration(checkpoint, tokens=calibration_tokens, progress=progress)
@@ -215,6 +218,22 @@ def _config(config: ModelConfig, external: Sequence[str], operators: type[Operat
     if external:
         values["transformers.js_config"] = {"use_external_data_format": dict.fromkeys(external, True)}
     return values
+
+
+def _gather_templates(source: Path, folder: Path) -> None:
+    """Named templates, such as one for tools, that transformers stores in files of their own: in one file, by name.
+
+    That is the older spelling, which transformers.js reads too.
+    """
+    names = {path.stem: path for path in sorted((source / TEMPLATES_FOLDER).glob("*.jinja"))}
+    default = folder / "chat_template.jinja"
+    if not names or not default.is_file():
+        return
+    templates = {name: path.read_text(encoding="utf-8") for name, path in ({"default": default} | names).items()}
+    settings = read_json(folder / "tokenizer_config.json")
+    listed = [{"name": name, "template": template} for name, template in templates.items()]
+    write_json(folder / "tokenizer_config.json", settings | {"chat_template": listed})
+    default.unlink()
 
 
 def _generation_config(checkpoint: ModelSource) -> dict[str, Any]:

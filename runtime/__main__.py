@@ -125,6 +125,14 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--overwrite", action="store_true", help="begin OUT anew, whatever is there")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="lines at a time (default 8)")
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: the machines of a Ray cluster (RAY_ADDRESS, or else this machine), which all see BUNDLE and IN; the "
+        "same lines out (default %(default)s)",
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="of --engine ray; default: what its cores suffice for")
     add_sampling_arguments(parser)
 
 

@@ -6,7 +6,7 @@ conversation; its ids begin with the ids that the cache holds, as the model itse
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -16,6 +16,7 @@ from runtime.generation.text_delta import TextDelta
 from runtime.generation.text_stream import IsCancelled, TextStream
 from runtime.generation_config import FILE as GENERATION_CONFIG
 from runtime.language_model import LanguageModel
+from runtime.sampling.logits_processors import LogitsProcessor
 from runtime.sampling.options import DefaultLength, SamplingOptions
 from runtime.text.chat_template import Message
 
@@ -61,6 +62,10 @@ class ChatSession:
         self._answering: Iterator[TextDelta] = iter(())
         self.reset(system)
 
+    def __repr__(self) -> str:
+        """The model, and how far the conversation has come."""
+        return f"ChatSession({self._model!r}, {len(self.messages)} messages)"
+
     def reset(self, system: str | None = None) -> None:
         """Forget the conversation and begin anew; what the cache holds is still reused where it fits."""
         self._end_answer()
@@ -79,7 +84,12 @@ class ChatSession:
         return self._context
 
     def ask(
-        self, question: str, sampling: SamplingOptions | None = None, *, is_cancelled: IsCancelled | None = None
+        self,
+        question: str,
+        sampling: SamplingOptions | None = None,
+        *,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        is_cancelled: IsCancelled | None = None,
     ) -> Iterator[TextDelta]:
         """Stream the answer; an answer that is still under way ends. The arguments are those of `LanguageModel.chat`.
 
@@ -100,12 +110,16 @@ class ChatSession:
             kept, text, prompt_ids = self._without_the_oldest(messages, sampling)
         if len(prompt_ids) + (_asked_tokens(sampling) or 1) > self._capacity(sampling):
             raise self._too_long(kept, len(prompt_ids), sampling)
-        self._answering = self._start(kept, "", text, prompt_ids, sampling, is_cancelled)
+        self._answering = self._start(kept, "", text, prompt_ids, sampling, logits_processors, is_cancelled)
         self.dropped_messages = len(messages) - len(kept)
         return self._answering
 
     def ask_again(
-        self, sampling: SamplingOptions | None = None, *, is_cancelled: IsCancelled | None = None
+        self,
+        sampling: SamplingOptions | None = None,
+        *,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        is_cancelled: IsCancelled | None = None,
     ) -> Iterator[TextDelta]:
         """Stream another answer to the last question, in place of the one it has. Raises what `ask` raises.
 
@@ -117,12 +131,16 @@ class ChatSession:
         question, _ = self._last_turn()
         self.messages = before[:-2]
         try:
-            return self.ask(question, sampling, is_cancelled=is_cancelled)
+            return self.ask(question, sampling, logits_processors=logits_processors, is_cancelled=is_cancelled)
         finally:
             self.messages = before  # until the new answer has begun
 
     def continue_answer(
-        self, sampling: SamplingOptions | None = None, *, is_cancelled: IsCancelled | None = None
+        self,
+        sampling: SamplingOptions | None = None,
+        *,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        is_cancelled: IsCancelled | None = None,
     ) -> Iterator[TextDelta]:
         """Stream more of the last answer, from where it was cut.
 
@@ -141,7 +159,7 @@ class ChatSession:
         if len(ids) + (_asked_tokens(sampling) or 1) > self._capacity(sampling):
             raise self._too_long(messages, len(ids), sampling)
         self.dropped_messages = 0
-        self._answering = self._start(messages, answer, text, ids, sampling, is_cancelled)
+        self._answering = self._start(messages, answer, text, ids, sampling, logits_processors, is_cancelled)
         return self._answering
 
     def _last_turn(self) -> tuple[str, str]:
@@ -158,12 +176,19 @@ class ChatSession:
         text: str,
         prompt_ids: list[int],
         sampling: SamplingOptions,
+        logits_processors: Sequence[LogitsProcessor],
         is_cancelled: IsCancelled | None,
     ) -> Iterator[TextDelta]:
         """The answer to messages, of which there is a beginning already; `text` and `prompt_ids` end with that."""
         if sampling.max_new_tokens is None:
             sampling = replace(sampling, max_new_tokens=self._context - len(prompt_ids))
-        stream = self._model.start(prompt_ids, sampling, is_cancelled=is_cancelled, cache=self._cache)
+        stream = self._model.start(
+            prompt_ids,
+            sampling,
+            logits_processors=logits_processors,
+            is_cancelled=is_cancelled,
+            cache=self._cache,
+        )
         cached_tokens = min(self._cache.common_prefix(prompt_ids), len(prompt_ids) - 1)
         self.prompt_tokens, self.prefilled_tokens = len(prompt_ids), len(prompt_ids) - cached_tokens
         return self._answer(stream, messages, answer, text, prompt_ids)

@@ -20,6 +20,10 @@ class PromptError(SmolTextError, ValueError):
     """A prompt that cannot be continued: empty, too long, or not text."""
 
 
+class ContextLengthError(PromptError):
+    """A prompt that does not fit the model's context."""
+
+
 class OptionError(SmolTextError, ValueError):
     """An option outside its range."""
 

@@ -47,6 +47,8 @@ class LanguageModel:
         prefill_session: DecoderSession | None = None,
         prompt_lookup: bool = False,
         cached_prompts: int = 1,
+        max_running: int | None = None,
+        max_pause_steps: float = MAX_PAUSE_STEPS,
     ) -> None:
         self.bundle = bundle
         self.session = session
@@ -59,8 +61,9 @@ class LanguageModel:
                 session,
                 prefill_session=prefill_session,
                 prompts=PromptCache(session, cached_prompts, granularity),
+                max_running=max_running,
                 batches=session.has_independent_rows,  # nor on who else is served
-                max_pause_steps=MAX_PAUSE_STEPS,
+                max_pause_steps=max_pause_steps,
             )
         )
 
@@ -75,6 +78,8 @@ class LanguageModel:
         prompt_lookup: bool = False,
         batch_invariant: bool = False,
         cached_prompts: int = 1,
+        max_running: int | None = None,
+        max_pause_steps: float = MAX_PAUSE_STEPS,
         revision: str | None = None,
     ) -> LanguageModel:
         """Open a bundle.
@@ -93,12 +98,15 @@ class LanguageModel:
                 them is not computed again, and the text is the same: multiples of 16 tokens of the prompt are reused
                 (256 in q8), and in a batch-invariant session that runs its own prompts every token of it and of the
                 answer.
+            max_running: texts that are generated at once; others wait in line. None for as many as fit the memory.
+            max_pause_steps: while texts are generated, a piece of a new prompt takes about this many of their steps:
+                more for a crowd's tokens a second, fewer for steady streams.
             revision: branch, tag or commit of a Hub id.
 
         Raises:
             BundleError: it is no sound bundle.
-            OptionError: it lacks the precision, threads < 1, cached_prompts < 0, the two precisions do not go together,
-                q8 cannot be batch-invariant, or prompt lookup could change tokens.
+            OptionError: it lacks the precision, threads < 1, cached_prompts < 0, max_running < 1, the two precisions do
+                not go together, q8 cannot be batch-invariant, or prompt lookup could change tokens.
         """
         bundle = source if isinstance(source, Bundle) else Bundle.open(source, revision=revision)
         tokenizer = Tokenizer(bundle)
@@ -122,7 +130,18 @@ class LanguageModel:
             prefill_session=prefill_session,
             prompt_lookup=prompt_lookup,
             cached_prompts=cached_prompts,
+            max_running=max_running,
+            max_pause_steps=max_pause_steps,
         )
+
+    def __repr__(self) -> str:
+        """The bundle's folder and the precision."""
+        return f"LanguageModel({str(self.bundle.folder)!r}, precision={self.session.precision!r})"
+
+    @property
+    def scheduler(self) -> SharedScheduler:
+        """What runs the texts: a server adds its own requests, and takes turns with other threads."""
+        return self._scheduler
 
     def stream(
         self,
@@ -192,6 +211,7 @@ class LanguageModel:
         messages: Sequence[Message],
         sampling: SamplingOptions | None = None,
         *,
+        logits_processors: Sequence[LogitsProcessor] = (),
         is_cancelled: IsCancelled | None = None,
     ) -> Iterator[TextDelta]:
         """Stream the assistant's answer to messages such as `[{"role": "user", "content": "Hi"}]`.
@@ -205,7 +225,7 @@ class LanguageModel:
         # The template has put the special tokens in; a second BOS would be one that the model never saw.
         prompt = self.chat_template.render(messages)
         prompt_ids = self.tokenizer.encode_prompt(prompt, add_special_tokens=False)
-        return self.stream(prompt_ids, sampling, is_cancelled=is_cancelled)
+        return self.stream(prompt_ids, sampling, logits_processors=logits_processors, is_cancelled=is_cancelled)
 
     def score(self, text: str, prompt: str = "") -> TextScore:
         """The log-probability of each token of a text that follows a prompt; without one, the BOS token.
@@ -272,10 +292,14 @@ class LanguageModel:
         *,
         logits_processors: Sequence[LogitsProcessor] = (),
         cache: KVCache | None = None,
+        reuse_prompt: bool = True,
         on_delta: Callable[[TextDelta], object],
         shape: ModelShape | None = None,
     ) -> TextRequest:
-        """A request for a scheduler of one's own, whose tokens come as pieces of text; `shape` bounds their number."""
+        """A request for `scheduler`, or one of one's own, whose tokens come as pieces of text; see TextRequest.
+
+        `shape` bounds their number.
+        """
         return TextRequest(
             shape or self.session.shape,
             self.tokenizer,
@@ -286,6 +310,7 @@ class LanguageModel:
             logits_processors=logits_processors,
             prompt_lookup=self._prompt_lookup,
             cache=cache,
+            reuse_prompt=reuse_prompt,
             on_delta=on_delta,
         )
 

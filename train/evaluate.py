@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from tokenizers import Tokenizer
@@ -24,11 +24,13 @@ SAMPLE_TEMPERATURE = 0.6
 
 
 @torch.no_grad()
-def held_out_loss(loss: nn.Module, corpus: Corpus, context: int, ranks: Ranks) -> float:
+def held_out_loss(
+    loss: nn.Module, corpus: Corpus, context: int, ranks: Ranks, *, check: Callable[[], None] = lambda: None
+) -> float:
     """The mean loss over all tokens of the held-out documents, in nats per token. All ranks must call this.
 
     Each document begins a row of its own, so that its tokens see all that precedes them; a document longer than the
-    context is cut. `Corpus.true_loss` is a lower bound of this loss.
+    context is cut. `Corpus.true_loss` is a lower bound of this loss. `check` is called between batches, and may raise.
     """
     # Sorted by length, so that little is padded.
     rows = sorted(RowDataset(corpus.held_out, context, DOCUMENT), key=lambda row: row.end - row.begin)
@@ -36,6 +38,7 @@ def held_out_loss(loss: nn.Module, corpus: Corpus, context: int, ranks: Ranks) -
     total = 0.0
     # Every rank makes the same number of passes, because each pass gathers sharded weights from all.
     for number in range(math.ceil(len(batches) / ranks.world_size)):
+        check()
         mine = number * ranks.world_size + ranks.rank
         input_ids, labels, _ = pad_rows(batches[min(mine, len(batches) - 1)])
         _, cross_entropy = loss(input_ids.to(ranks.device), labels.to(ranks.device))

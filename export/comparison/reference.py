@@ -57,7 +57,10 @@ class SessionReference:
 
     def greedy(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
         """The likeliest continuation."""
-        return [token.token_id for token in generate_step(self._session, prompt, max_new_tokens=max_new_tokens)]
+        return [
+            token.token_id
+            for token in generate_step(self._session, prompt, max_new_tokens=max_new_tokens, stop_token_ids=())
+        ]
 
     def using_threads(self, threads: int) -> AbstractContextManager[object]:
         """The session has the threads that it was opened with."""

@@ -39,7 +39,7 @@ def sample_tokens(bundle: Bundle, session: DecoderSession, *, progress: bool) ->
 
     def begin_document() -> None:
         sampler = make_sampler(SamplingOptions(temperature=1, top_p=1, seed=len(documents)))
-        documents.append(scheduler.add(Request([start], longest, sampler, on_token=ends)))
+        documents.append(scheduler.add(Request([start], longest, sampler, stop_token_ids=(), on_token=ends)))
 
     for _ in range(ROWS):
         begin_document()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 # What the output adds, in this order; a line of the input may not have a key of these names.
 RESULT_KEYS = (
@@ -70,6 +71,34 @@ class LineResult:
         joined = text.rstrip(JSON_WHITESPACE)[:-1] + (", " if record else "") + added[1:]
         # Half of a surrogate pair has no UTF-8. Its escape is the same in Python and JSON.
         return joined.encode("utf-8", "backslashreplace") + b"\n"
+
+
+class Result(Protocol):
+    """A line of the output."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no completion."""
+
+    def to_bytes(self) -> bytes:
+        """The line, with its line feed, in UTF-8."""
+
+
+@dataclass(frozen=True)
+class FinishedLine:
+    """A line of the output as another process wrote it."""
+
+    content: bytes
+    failed: bool
+
+    def to_bytes(self) -> bytes:
+        """The line, with its line feed, in UTF-8."""
+        return self.content
+
+
+def is_empty(line: bytes) -> bool:
+    """Whether a line holds no request."""
+    return not line.removeprefix(codecs.BOM_UTF8).strip(JSON_WHITESPACE.encode())
 
 
 def parse_line(line: bytes, *, number: int, index: int) -> InputLine:

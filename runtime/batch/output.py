@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, Self
 
-from runtime.batch.lines import LineResult
+from runtime.batch.lines import Result
 from runtime.errors import BatchError
 
 RECORD_FORMAT = 1
@@ -41,7 +41,7 @@ class BatchOutput(Protocol):
     failed: int
     is_finished: bool
 
-    def write(self, result: LineResult) -> None:
+    def write(self, result: Result) -> None:
         """Append a line."""
 
     def finish(self) -> None:
@@ -60,7 +60,7 @@ class StandardOutput:
     def __init__(self) -> None:
         self.done = self.failed = 0
 
-    def write(self, result: LineResult) -> None:
+    def write(self, result: Result) -> None:
         """Append a line; a reader of the pipe has it at once."""
         sys.stdout.buffer.write(result.to_bytes())
         sys.stdout.buffer.flush()
@@ -112,7 +112,7 @@ class OutputFile:
         except OSError as error:
             raise BatchError(f"{path} cannot be written: {error.strerror}") from None
 
-    def write(self, result: LineResult) -> None:
+    def write(self, result: Result) -> None:
         """Append a line, so that it outlives this process.
 
         Raises:

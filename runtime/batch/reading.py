@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self
 
-from runtime.batch.lines import JSON_WHITESPACE, InputLine, parse_line
+from runtime.batch.lines import InputLine, is_empty, parse_line
 from runtime.batch.parquet_input import ParquetInput, is_parquet
 from runtime.errors import PromptError
 
@@ -63,7 +63,7 @@ class JsonLinesInput:
         digest, self.count = hashlib.sha256(), 0
         for line in self._file:
             digest.update(line)
-            self.count += not _is_empty(line)
+            self.count += not is_empty(line)
         self.sha256 = digest.hexdigest()
 
     def lines(self, start: int = 0) -> Iterator[InputLine]:
@@ -71,7 +71,7 @@ class JsonLinesInput:
         self._file.seek(0)
         index = 0
         for number, line in enumerate(self._file, start=1):
-            if _is_empty(line):
+            if is_empty(line):
                 continue
             if index >= start:
                 content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
@@ -100,7 +100,3 @@ def _copied(pipe: BinaryIO) -> BinaryIO:
         copy.write(piece)
     copy.seek(0)
     return copy
-
-
-def _is_empty(line: bytes) -> bool:
-    return not line.removeprefix(codecs.BOM_UTF8).strip(JSON_WHITESPACE.encode())

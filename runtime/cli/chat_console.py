@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 from runtime.chat_session import ChatSession
 from runtime.cli.chat_file import read_messages, write_messages
@@ -126,7 +127,7 @@ class ChatConsole:
             return f"[cut: {asked:,} new tokens, the most that max_new_tokens allows; /continue goes on]"
         return f"[cut: the context of {self._session.context_tokens:,} tokens is full; /clear begins anew]"
 
-    def _ask_otherwise(self, sampling: SamplingOptions, **options: Callable[[], bool]) -> Iterator[TextDelta]:
+    def _ask_otherwise(self, sampling: SamplingOptions, **options: Any) -> Iterator[TextDelta]:
         """The last question again; with a seed, by the next one, for the same would give the same answer."""
         if sampling.seed is not None:
             self._sampling = sampling = replace(sampling, seed=sampling.seed + 1)

@@ -6,7 +6,8 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from runtime.bundle import Bundle
 from runtime.chat_session import ChatSession
@@ -17,11 +18,16 @@ from runtime.cli.sampling_arguments import sampling_options
 from runtime.cli.timings import timings
 from runtime.cli.word_wrap import terminal_wrapper
 from runtime.engine.session import DecoderSession
-from runtime.errors import BatchError
+from runtime.errors import BatchError, OptionError
 from runtime.generation.text_delta import Generation, TextDelta, collect, logprobs_to_list
 from runtime.language_model import LanguageModel
 from runtime.progress import progress_bar
+from runtime.sampling.options import SamplingOptions
 from runtime.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from runtime.batch.lines import Result
+    from runtime.batch.reading import BatchInput
 
 DEFAULT_BENCH_PROMPT_TOKENS, DEFAULT_BENCH_NEW_TOKENS = 512, 64
 
@@ -108,7 +114,6 @@ def batch(args: argparse.Namespace) -> None:
     """A file of prompts: a line out for each line in, in order."""
     from runtime.batch.job import describe_job, open_output
     from runtime.batch.reading import open_input
-    from runtime.batch.worker import BatchWorker
 
     bundle = Bundle.open(args.bundle, revision=args.revision)
     sampling = sampling_options(args, bundle.generation_defaults)
@@ -117,8 +122,7 @@ def batch(args: argparse.Namespace) -> None:
         with open_output(args.out, args.prompts, source, job, overwrite=args.overwrite) as output:
             was_finished = output.is_finished
             if not was_finished:
-                worker = BatchWorker(_load(bundle, args), sampling, batch_size=args.batch_size)
-                results, left = worker.run(source.lines(output.done)), source.count - output.done
+                results, left = _results(bundle, args, sampling, source, output.done), source.count - output.done
                 for result in progress_bar(results, description="batch", unit="lines", total=left):
                     output.write(result)
                 output.finish()
@@ -126,6 +130,33 @@ def batch(args: argparse.Namespace) -> None:
     if output.failed:
         raise BatchError(f"{where}{output.failed:,} of {output.done:,} lines failed; `error` says why")
     print(f"{where}{output.done:,} lines, none failed", file=sys.stderr)
+
+
+def _results(
+    bundle: Bundle, args: argparse.Namespace, sampling: SamplingOptions, source: BatchInput, done: int
+) -> Iterator[Result]:
+    """What the engine makes of the lines that are not done."""
+    if args.engine == "local":
+        from runtime.batch.worker import BatchWorker
+
+        worker = BatchWorker(_load(bundle, args), sampling, batch_size=args.batch_size)
+        return worker.run(source.lines(done))
+    from runtime.batch.ray_engine import RemoteWork, check_work, run_on_ray
+
+    if not Path(args.prompts).is_file():
+        raise OptionError("--engine ray reads a file, which its workers open themselves")
+    bundle_path = Path(args.bundle)
+    work = RemoteWork(
+        bundle=str(bundle_path.resolve()) if bundle_path.exists() else args.bundle,
+        revision=args.revision,
+        path=str(Path(args.prompts).resolve()),
+        precision=args.precision or bundle.default_precision,
+        sampling=sampling,
+        batch_size=args.batch_size,
+        threads=args.threads,
+    )
+    check_work(bundle, work)
+    return run_on_ray(work, done=done, left=source.count - done, workers=args.workers)
 
 
 def _load(bundle: Bundle, args: argparse.Namespace, **options: Any) -> LanguageModel:

@@ -98,8 +98,12 @@ class Scheduler:
     @property
     def cache_bytes(self) -> int:
         """What the caches of running sequences are counted as, and those of earlier ones that are kept."""
-        kept = 0 if self._prompts is None else self._prompts.nbytes
-        return kept + self._held_bytes()
+        return self.kept_bytes + self._held_bytes()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of `cache_bytes`, the caches of earlier sequences, which make room when others need it."""
+        return 0 if self._prompts is None else self._prompts.nbytes
 
     def add(self, request: Request) -> Sequence:
         """Put a request in line. Nothing is computed before `step`.
@@ -118,7 +122,7 @@ class Scheduler:
             session.check_cache(request.cache)
             if any(other.request.cache is request.cache for other in (*self._waiting, *self._running)):
                 raise OptionError("another sequence uses this cache: give each its own")
-        sequence = Sequence(self._added, request, limit)
+        sequence = Sequence(self._added, request, limit, session.stop_token_ids)
         if self._bytes_of(sequence) > self._cache_bytes:
             raise PromptError(
                 f"a prompt of {len(request.prompt_ids)} tokens and {limit} new ones need a cache of "
@@ -158,7 +162,7 @@ class Scheduler:
             outputs = self._decode()
             if outputs:
                 self._pacing.decoded(time.perf_counter() - started)
-            outputs += self._prefill(self._pacing, disturbs=bool(outputs))
+            outputs += self._prefill(self._pacing, disturbed=len(outputs))
         for sequence, _ in outputs:
             if sequence.finish_reason is not None and sequence in self._running:
                 self._release(sequence)
@@ -254,14 +258,17 @@ class Scheduler:
                 outputs += self._run_chunk(sequence, None)
         return outputs
 
-    def _prefill(self, pacing: Pacing, *, disturbs: bool) -> list[SequenceOutput]:
+    def _prefill(self, pacing: Pacing, *, disturbed: int) -> list[SequenceOutput]:
         """Run a chunk of the first prompt in line: a short one where it holds others up."""
-        sequence = next((sequence for sequence in self._running if not sequence.is_decoding), None)
-        if sequence is None:
+        line = [sequence for sequence in self._running if not sequence.is_decoding]
+        if not line:
             return []
-        return self._run_chunk(sequence, pacing.budget_tokens if disturbs else None)
+        if not disturbed:
+            return self._run_chunk(line[0], None)
+        share = max(1.0, len(line) / disturbed)
+        return self._run_chunk(line[0], pacing.budget_tokens(share), share)
 
-    def _run_chunk(self, sequence: Sequence, budget: int | None) -> list[SequenceOutput]:
+    def _run_chunk(self, sequence: Sequence, budget: int | None, share: float = 1.0) -> list[SequenceOutput]:
         try:
             cache = self._begin(sequence) if sequence.cache is None else sequence.cache
             # In a batch-invariant session any cut will do, and a cache of the caller's own holds what it holds.
@@ -273,17 +280,18 @@ class Scheduler:
         except (BundleError, OptionError, PromptError) as error:
             return [_failed(sequence, error)]
         if self._pacing is not None and budget is not None:
-            self._pacing.paused(end - start, time.perf_counter() - started)
+            self._pacing.paused(end - start, time.perf_counter() - started, share)
         return [sequence.take(logits[0])] if end == total else []
 
     def _begin(self, sequence: Sequence) -> KVCache:
         """Give a sequence its cache, which may hold a beginning of the prompt."""
         prompt_ids, capacity = sequence.token_ids, len(sequence.token_ids) + sequence.limit
+        sequence.begun_seconds = time.perf_counter()
         cache = sequence.request.cache
         if cache is not None:
             # The last token must run in any case: its logits are what the new tokens start from.
             cache.trim(min(cache.common_prefix(prompt_ids), len(prompt_ids) - 1))
-        elif self._prompts is not None:
+        elif self._prompts is not None and sequence.request.reuse_prompt:
             cache = self._prompts.take(prompt_ids, capacity, lenders=self._lenders(sequence))
         else:
             cache = self.session.new_cache(capacity)
@@ -293,7 +301,9 @@ class Scheduler:
     def _lenders(self, borrower: Sequence) -> Iterable[tuple[KVCache, int]]:
         """The caches of running sequences, and how many of their tokens another one may begin with."""
         for sequence in (*self._running, *self._leaving):
-            if sequence is not borrower and sequence.cache is not None and self._prompts is not None:
+            if sequence is borrower or sequence.cache is None or not sequence.request.reuse_prompt:
+                continue
+            if self._prompts is not None:
                 yield sequence.cache, self._prompts.reusable_tokens(sequence.cache, sequence.prompt_tokens)
 
     def _release(self, sequence: Sequence) -> None:
@@ -303,7 +313,9 @@ class Scheduler:
         if cache is None or sequence.request.cache is not None:
             sequence.cache = None
             return
-        kept = 0 if self._prompts is None else self._prompts.reusable_tokens(cache, sequence.prompt_tokens)
+        kept = 0
+        if self._prompts is not None and sequence.request.reuse_prompt:
+            kept = self._prompts.reusable_tokens(cache, sequence.prompt_tokens)
 
         def keep() -> None:
             self._leaving.remove(sequence)

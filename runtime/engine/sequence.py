@@ -11,7 +11,7 @@ import numpy as np
 from runtime.bundle import ModelShape
 from runtime.engine.kv_cache import KVCache
 from runtime.engine.prompt_lookup import PromptLookup
-from runtime.errors import OptionError, PromptError
+from runtime.errors import ContextLengthError, OptionError
 from runtime.sampling.logits_processors import LogitsProcessor
 from runtime.sampling.logprobs import SampledToken, token_logprobs
 from runtime.sampling.sampler import Sampler, check_finite, greedy
@@ -30,22 +30,25 @@ class Request:
         max_new_tokens: the most that may come; None for 256, or what the context has room for.
         sampler: from logits float32 [vocab_size] to a token id.
         logits_processors: run before the sampler, in order, on all ids so far, those of the prompt included.
-        stop_token_ids: the sequence ends before any of these.
+        stop_token_ids: the sequence ends before any of these; None for the model's own, () for none.
         on_token: told every token that comes; a reason ends the sequence with that token.
         top_logprobs: give each token's log-probability, and those of this many likeliest ones; None for neither.
         prompt_lookup: check guesses that are looked up in the sequence so far, several in one pass.
         cache: the caller's own, which holds the sequence after each step. None for one of the scheduler's.
+        reuse_prompt: begin with a prefix that an earlier sequence has computed, and leave later ones what they may
+            share. False keeps the prompt to itself, so that nobody can tell from a time that it was there.
     """
 
     prompt_ids: abc.Sequence[int]
     max_new_tokens: int | None = None
     sampler: Sampler = greedy
     logits_processors: abc.Sequence[LogitsProcessor] = ()
-    stop_token_ids: abc.Collection[int] = ()
+    stop_token_ids: abc.Collection[int] | None = None
     on_token: abc.Callable[[SampledToken], FinishReason | None] = lambda _: None
     top_logprobs: int | None = None
     prompt_lookup: bool = False
     cache: KVCache | None = None
+    reuse_prompt: bool = True
 
 
 class SequenceOutput(NamedTuple):
@@ -67,12 +70,14 @@ class Sequence:
         index: of the request, in the order of arrival.
         request: what to generate.
         limit: new tokens at most.
+        stop_token_ids: of the model, for a request that names none.
 
     Attributes:
         token_ids: the prompt, then the new tokens; what processors see.
         prompt_tokens: how many of them are the prompt.
         cache: holds `token_ids` up to the last one or ones; None before the first pass.
         cached_tokens: of the prompt, those that an earlier sequence had computed.
+        begun_seconds: by `time.perf_counter`, when its prompt began to run; None before.
         looks_up: whether it may run guesses, and so several tokens in a pass.
         is_paused: takes no part in steps: nobody has taken its last token yet.
         finish_reason: None while it runs.
@@ -86,6 +91,7 @@ class Sequence:
         "_sampler",
         "_stops",
         "_top",
+        "begun_seconds",
         "cache",
         "cached_tokens",
         "error",
@@ -99,7 +105,9 @@ class Sequence:
         "token_ids",
     )
 
-    def __init__(self, index: int, request: Request, limit: int) -> None:
+    def __init__(
+        self, index: int, request: Request, limit: int, stop_token_ids: abc.Collection[int] = frozenset()
+    ) -> None:
         self.index = index
         self.request = request
         self.looks_up = request.prompt_lookup
@@ -108,13 +116,15 @@ class Sequence:
         self.prompt_tokens = len(self.token_ids)
         self.cache: KVCache | None = None
         self.cached_tokens = 0
+        self.begun_seconds: float | None = None
         self.is_paused = False
         self.finish_reason: FinishReason | None = None
         self.error: Exception | None = None
         self._lookup = PromptLookup(self.token_ids) if request.prompt_lookup else None
         # What every step asks for, at hand.
         self._sampler, self._processors = request.sampler, tuple(request.logits_processors)
-        self._stops, self._on_token, self._top = request.stop_token_ids, request.on_token, request.top_logprobs
+        self._stops = stop_token_ids if request.stop_token_ids is None else request.stop_token_ids
+        self._on_token, self._top = request.on_token, request.top_logprobs
 
     @property
     def new_ids(self) -> list[int]:
@@ -174,13 +184,13 @@ def new_token_limit(shape: ModelShape, prompt_tokens: int, max_new_tokens: int |
     """How many tokens may come after a prompt of `prompt_tokens`.
 
     Raises:
-        PromptError: the context has no room for a new token.
+        ContextLengthError: the context has no room for a new token.
         OptionError: max_new_tokens is below 1, or exceeds what the context has room for.
     """
     context = shape.max_position_embeddings
     room = context - prompt_tokens
     if room < 1:
-        raise PromptError(
+        raise ContextLengthError(
             f"the prompt has {prompt_tokens} tokens and the model's context is {context}: "
             "shorten it until there is room for a new one"
         )

@@ -43,6 +43,7 @@ class DecoderSession:
 
     Attributes:
         cache_dtype: float32, or int8.
+        stop_token_ids: of the model: where a text ends unless its request says otherwise.
         batch_invariant: whether logits are the same bits however tokens are grouped, by itself or as asked for.
         chunks: how prompts are cut into passes.
         graph_seconds: spent inside onnxruntime so far; the rest of a step is Python's and NumPy's.
@@ -66,6 +67,7 @@ class DecoderSession:
         path = bundle.model_file(precision)
         self._row = PRECISIONS[precision]
         self.shape = bundle.shape
+        self.stop_token_ids = bundle.eos_token_ids
         self.precision = precision
         self.threads = default_threads() if threads is None else threads
         if self.threads < 1:
@@ -101,6 +103,10 @@ class DecoderSession:
         ]
         # Each cache that takes turns on this session stays bound, until it moves its buffers or is gone.
         self._bindings: WeakKeyDictionary[KVCache, CacheBinding] = WeakKeyDictionary()
+
+    def __repr__(self) -> str:
+        """The graph's file and the precision."""
+        return f"DecoderSession({str(self._path)!r}, precision={self.precision!r}, threads={self.threads})"
 
     def new_cache(self, capacity_tokens: int = 0) -> KVCache:
         """An empty cache with room for `capacity_tokens`; it grows when more come."""

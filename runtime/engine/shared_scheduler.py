@@ -39,6 +39,15 @@ class SharedScheduler:
             yield self._scheduler
         self._settle()
 
+    def load(self) -> tuple[int, int, int]:
+        """Sequences that run, the bytes of their caches, and those of the kept ones.
+
+        Read without the lock: whoever asks must not wait for a step, and may be told of the one before.
+        """
+        scheduler = self._scheduler
+        kept = scheduler.kept_bytes
+        return scheduler.running, scheduler.cache_bytes - kept, kept
+
     def add(self, request: Request) -> Sequence:
         """`Scheduler.add`."""
         with self.turn() as scheduler:

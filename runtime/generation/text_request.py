@@ -31,6 +31,7 @@ class TextRequest:
         logits_processors: the caller's own, run after those of the options.
         prompt_lookup: see Request.
         cache: see Request.
+        reuse_prompt: see Request.
         on_delta: told every piece of text as its token comes.
 
     Attributes:
@@ -54,6 +55,7 @@ class TextRequest:
         logits_processors: Sequence[LogitsProcessor] = (),
         prompt_lookup: bool = False,
         cache: KVCache | None = None,
+        reuse_prompt: bool = True,
         on_delta: Callable[[TextDelta], object],
     ) -> None:
         stops = stop_token_ids if options.stop_token_ids is None else frozenset(options.stop_token_ids)
@@ -84,6 +86,7 @@ class TextRequest:
             options.top_logprobs,
             prompt_lookup,
             cache,
+            reuse_prompt,
         )
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from runtime.errors import OptionError, PromptError
+from runtime.errors import ContextLengthError, OptionError
 
 INFINITY = float("inf")
 
@@ -37,10 +37,10 @@ class DefaultLength(int):
         return min(self, context) if self.counts_prompt else context
 
     def new_tokens(self, prompt_tokens: int, context: int) -> int:
-        """How many tokens may come after a prompt. Raises PromptError where it leaves no room for one."""
+        """How many tokens may come after a prompt. Raises ContextLengthError where it leaves no room."""
         room = self.capacity(context) - prompt_tokens
         if room < 1:
-            raise PromptError(
+            raise ContextLengthError(
                 f"the prompt has {prompt_tokens} tokens and may have {self.capacity(context) - 1} at most, by "
                 f"max_length {self} of the model's generation_config.json: shorten it, or give max_new_tokens"
             )

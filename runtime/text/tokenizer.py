@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as HFTokenizer
 
 from runtime.bundle import Bundle
-from runtime.errors import BundleError, PromptError
+from runtime.errors import BundleError, ContextLengthError, PromptError
 
 REPLACEMENT = "\ufffd"  # stands for a byte that is not part of a UTF-8 character
 ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # as Python's error handler surrogateescape writes one
@@ -78,11 +78,12 @@ class Tokenizer:
         Tokenizing takes seconds a megabyte, and a server must not spend them on what it will refuse.
 
         Raises:
-            PromptError: as `encode`, or the text has more bytes than a context full of the longest token.
+            PromptError: as `encode`.
+            ContextLengthError: the text has more bytes than a context full of the longest token.
         """
         size = len(text)  # in characters, each at least a byte
         if size > self._context_tokens and size > self._context_tokens * self._longest_token_bytes:
-            raise PromptError(
+            raise ContextLengthError(
                 f"the prompt has {size:,} characters and the model's context is {self._context_tokens} tokens: it "
                 "cannot fit; shorten it"
             )

@@ -19,9 +19,10 @@ from train.errors import DataError, RecipeError
 from train.evaluate import count_bytes, held_out_loss
 from train.loop import train
 from train.lora import merged
+from train.resume import resume_run
 from train.run.folder import RunFolder
 from train.run.metrics import read_metrics
-from train.setup import resume_run, start_run
+from train.setup import start_run
 
 SHORT = {"steps": 6, "warmup_steps": 1, "decay_steps": 1}
 
@@ -219,6 +220,25 @@ def test_the_checkpoint_of_adapters_is_an_ordinary_one_that_computes_the_same(fi
         assert not torch.allclose(before(input_ids), expected, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's use of transformers
+def test_the_adapters_alone_load_in_peft_on_their_base(finetuning, peft, base):
+    """And in `model.adapter`: the same model as the merged checkpoint."""
+    from transformers import AutoModelForCausalLM
+
+    from model.adapter import MergedAdapter
+
+    run = finetuning(lora=LORA)
+    train(run)
+    theirs = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), run.folder.adapter).eval()
+    input_ids = torch.arange(40).view(2, 20)
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(input_ids).logits, run.model(input_ids), rtol=1e-5, atol=1e-5)
+    saved = load_checkpoint(run.folder.checkpoint)
+    ours = MergedAdapter(run.folder.adapter)
+    for name, weight in saved.named_parameters():
+        torch.testing.assert_close(ours.tensor(name), weight.detach())
+
+
 def test_merging_agrees_with_the_library_that_made_the_adapters(finetuning, peft):
     run = finetuning(lora=LORA)
     train(run)
@@ -241,7 +261,7 @@ def test_a_resumed_run_of_adapters_equals_an_undisturbed_one(finetuning, peft, m
     taken = loop.training_step
 
     def die(run):
-        if run.step == 5:
+        if run.step == 4:
             raise KeyboardInterrupt
         return taken(run)
 

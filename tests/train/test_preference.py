@@ -19,9 +19,10 @@ from train.errors import DataError, RecipeError
 from train.labels import IGNORE_INDEX
 from train.loop import train
 from train.preference import PreferenceLoss, label_logprobs
+from train.resume import resume_run
 from train.run.folder import RunFolder
 from train.run.metrics import read_metrics
-from train.setup import resume_run, start_run
+from train.setup import start_run
 
 BETA = 0.3
 

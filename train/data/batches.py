@@ -41,6 +41,13 @@ class Batch(NamedTuple):
         return len(self.labels) if self.labels.ndim == 3 else int((self.labels != IGNORE_INDEX).sum())
 
 
+class Epoch(NamedTuple):
+    """What is drawn in one reading of the text; with weights, as many tokens as all sources have."""
+
+    rows: int
+    tokens: float  # with a label, on average
+
+
 class Batches:
     """The rows of a corpus' sources in a seeded order, in batches.
 
@@ -67,7 +74,9 @@ class Batches:
     ) -> None:
         check_shareable(data.batch_size, world_size)
         self._rows = row_datasets(sources, data)
-        self._order = Mixture(_counts(self._rows), _draws(sources, self._rows), seed)
+        draws = _draws(sources, self._rows)
+        self._order = Mixture(_counts(self._rows), draws, seed)
+        self.epoch = Epoch(sum(draws), _tokens(sources, self._rows, draws))
         self._batch_size = data.batch_size
         self._isolated, self._of_pairs = data.rows == ISOLATED, data.rows == PAIRS
         self._rank, self._world_size = rank, world_size
@@ -121,6 +130,10 @@ def _draws(sources: Sequence[TokenSource], rows: Sequence[Sized]) -> list[int]:
     if not weights:
         return _counts(rows)
     return draws_by_weight(_counts(rows), [source.train_tokens for source in sources], weights)
+
+
+def _tokens(sources: Sequence[TokenSource], rows: Sequence[Sized], draws: Sequence[int]) -> float:
+    return sum(source.train_tokens * drawn / len(of) for source, of, drawn in zip(sources, rows, draws, strict=True))
 
 
 def pad_pairs(pairs: Sequence[tuple[Row, Row]]) -> Batch:

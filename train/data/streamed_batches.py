@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.batches import Batch, check_shareable, pad_rows, row_datasets
+from train.data.batches import Batch, Epoch, check_shareable, pad_rows, row_datasets
 from train.data.config import ISOLATED, DataSection
 from train.data.corpus import TokenSource, make_encoder
 from train.data.mixture import hash_numbers
@@ -68,11 +68,13 @@ class StreamedBatches:
         self._drawn = [0] * len(sources)  # tokens to learn
         self._batch_size, self._isolated = data.batch_size, data.rows == ISOLATED
         self._rank, self._world_size = rank, world_size
+        # A stream's end is not known. A row counts as one of `context` tokens, as packed ones have.
+        self.epoch = Epoch(1, float(data.context))
         self._step, self._rows = -1, list[Row]()  # the step that was drawn last, and its rows
 
     def batch(self, step: int) -> Batch:
         """This process's rows of a step: the one drawn last, or the one after it."""
-        if step == self._step + 1:
+        if step == self._step + 1 or self._step < 0:  # a run that branches off begins at another step
             self._rows = [self._next_row() for _ in range(self._batch_size)]
             self._step = step
         elif step != self._step:

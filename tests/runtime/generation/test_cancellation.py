@@ -61,7 +61,7 @@ def test_threads_get_their_tokens_in_turn(tiny_model):
     assert sorted(order) == ["a"] * 60 + ["b"] * 60
     turns = "".join(order)
     shared = turns[max(map(turns.index, "ab")) : min(map(turns.rindex, "ab"))]
-    assert len(shared) > 60
+    assert "ab" * 5 in shared  # how long both run depends on when their threads began
     assert "aaaa" not in shared
     assert "bbbb" not in shared
 

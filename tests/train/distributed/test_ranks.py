@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ from model import load_checkpoint
 from tests.train.conftest import TINY_SHAPE
 from train.config import read_recipe
 from train.loop import train
+from train.resume import resume_run
 from train.run.folder import RunFolder
 from train.run.metrics import read_metrics
-from train.setup import resume_run, start_run
+from train.setup import start_run
 
 REPOSITORY = Path(__file__).parents[3]
 RECIPE = f"""
@@ -133,5 +135,50 @@ def test_torchrun_runs_the_command_line(folder):
         "-m", "train", "run", folder / "recipe.toml", "--out", folder / "odd", "--set", "data.batch_size=3"
     )
     assert refused.returncode != 0
-    assert "error: 2 processes cannot share data.batch_size 3 evenly" in refused.stderr
+    assert refused.stderr.count("error: 2 processes cannot share data.batch_size 3 evenly") == 1
     assert not (folder / "odd").exists()
+
+
+def launched(*arguments):
+    command = [sys.executable, "-m", "train", *map(str, arguments), "--processes", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+@pytest.mark.slow
+def test_our_launcher_trains_and_passes_a_signal_on(folder):
+    out = folder / "launched"
+    process = launched("run", folder / "recipe.toml", "--out", out, "--set", "schedule.steps=100000")
+    for line in process.stderr:
+        if line.startswith("step 6:"):
+            process.send_signal(signal.SIGTERM)
+            break
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, stderr
+    assert "continue with: python -m train resume" in stderr
+    expected = {step: loss for step, loss in curve(folder / "alone").items() if step <= 6}
+    assert {step: loss for step, loss in curve(out).items() if step <= 6} == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_an_error_of_several_processes_is_one_line(folder):
+    refused = launched("run", folder / "recipe.toml", "--out", folder / "odd", "--set", "data.batch_size=3")
+    stdout, stderr = refused.communicate(timeout=60)
+    assert (refused.returncode, stdout) == (1, "")
+    assert stderr.splitlines() == ["error: 2 processes cannot share data.batch_size 3 evenly: make it a multiple of 2"]
+    assert not (folder / "odd").exists()
+
+
+@pytest.mark.slow
+def test_processes_whose_launcher_was_killed_stop(folder):
+    out = folder / "orphans"
+    process = launched("run", folder / "recipe.toml", "--out", out, "--set", "schedule.steps=100000")
+    for line in process.stderr:
+        if line.startswith("step 6:"):
+            process.kill()
+            break
+    rest = process.stderr.read()  # until the last process has closed it
+    assert "stopped at step" in rest
+    process.communicate()

@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 from tests.train.conftest import TINY_SHAPE
 from train.config import Recipe
 from train.loop import train
+from train.resume import resume_run
 from train.run.folder import RunFolder
-from train.setup import resume_run, start_run
+from train.setup import start_run
 
 KILLS, STEPS = 10, 60
 

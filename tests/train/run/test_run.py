@@ -18,9 +18,9 @@ from train.data.streams import StreamEncoder
 from train.errors import DataError, RecipeError, RunError
 from train.evaluate import count_bytes, held_out_loss, sample_text
 from train.loop import train
+from train.resume import resume_run
 from train.run.folder import RunFolder
 from train.run.metrics import read_metrics
-from train.setup import resume_run
 
 
 def losses(run):
@@ -284,11 +284,12 @@ def test_a_run_folder_explains_itself(tiny_run):
     assert second["machine"]["micro_batch_size"] == 1
 
 
-def test_a_run_goes_on_with_its_recipe_on_another_machine_alone(tiny_run):
+def test_a_resumed_run_keeps_what_decides_its_model(tiny_run):
     run = tiny_run()
     run.save()
-    with pytest.raises(RecipeError, match=r"only machine\.\* can change, not 'optimizer.lr=1'"):
-        resume_run(run.folder, ["optimizer.lr=1"])
+    for override in ("optimizer.lr=1", "data.context=8", "run.seed=3", "model.preset=tiny"):
+        with pytest.raises(RecipeError, match=rf"only machine, schedule, run can change, not '{override}'"):
+            resume_run(run.folder, [override])
     with pytest.raises(RecipeError, match=r"did you mean machine\.threads\?"):
         resume_run(run.folder, ["machine.thread=1"])
 
