@@ -67,6 +67,12 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument("--verbose", action="store_true", help="tell how long it took, on stderr")
     add_sampling_arguments(parser)
     _add_speed(parser)
+    parser.add_argument(
+        "--sliding-window",
+        action="store_true",
+        help="go on past the context, approximately: when it is full, the model reads its last half anew and forgets "
+        "the rest",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object: text, token ids, speeds")
 
 

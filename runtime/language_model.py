@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, ModelShape
 from runtime.engine.kv_cache import KVCache
 from runtime.engine.prompt_cache import PromptCache, exact_granularity
 from runtime.engine.scheduler import Scheduler
 from runtime.engine.session import DecoderSession
 from runtime.engine.shared_scheduler import SharedScheduler
 from runtime.errors import OptionError, PromptError
+from runtime.generation.sliding_window import ENDLESS, sliding_deltas
 from runtime.generation.text_delta import Generation, TextDelta, collect
 from runtime.generation.text_request import TextRequest
 from runtime.generation.text_stream import IsCancelled, TextStream
@@ -165,6 +168,29 @@ class LanguageModel:
             self._prompt_ids(prompt), sampling, logits_processors=logits_processors, is_cancelled=is_cancelled
         ).deltas()
 
+    def stream_past_context(
+        self,
+        prompt: str | Sequence[int],
+        sampling: SamplingOptions | None = None,
+        *,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        is_cancelled: IsCancelled | None = None,
+    ) -> Iterator[TextDelta]:
+        """`stream`, but approximate past the context: when it is full, its last half runs again as a new prompt.
+
+        The text may have any length, and the prompt too. It is computed alone, without prompt lookup.
+        """
+        self.session.check_token_ids(prompt_ids := self._prompt_ids(prompt))
+        came: deque[TextDelta] = deque()
+        text = self.text_request(
+            prompt_ids,
+            sampling,
+            logits_processors=logits_processors,
+            on_delta=came.append,
+            shape=replace(self.session.shape, max_position_embeddings=ENDLESS),
+        )
+        return sliding_deltas(text, came, self.session, self._scheduler, is_cancelled)
+
     def generate(
         self,
         prompt: str | Sequence[int],
@@ -268,10 +294,14 @@ class LanguageModel:
         cache: KVCache | None = None,
         reuse_prompt: bool = True,
         on_delta: Callable[[TextDelta], object],
+        shape: ModelShape | None = None,
     ) -> TextRequest:
-        """A request for `scheduler`, or one of one's own, whose tokens come as pieces of text; see TextRequest."""
+        """A request for `scheduler`, or one of one's own, whose tokens come as pieces of text; see TextRequest.
+
+        `shape` bounds their number.
+        """
         return TextRequest(
-            self.session.shape,
+            shape or self.session.shape,
             self.tokenizer,
             prompt_ids,
             self.default_sampling if sampling is None else sampling,

@@ -37,6 +37,7 @@ HOME_OF = {
     "pydantic": {"app"},
     "prometheus_client": {"app"},
     "transformers": set(),
+    "lm_eval": {"train"},
 }
 # The rooms of a folder from the ground up: each may import those before it alone.
 ORDER = {
@@ -68,6 +69,8 @@ ORDER = {
         "data",
         "config",
         "loss",
+        "distillation",
+        "preference",
         "lora",
         "optimizer",
         "precision",
@@ -76,6 +79,8 @@ ORDER = {
         "dropout",
         "distributed",
         "evaluate",
+        "samples",
+        "harness",
         "run",
         "setup",
         "resume",

@@ -104,6 +104,23 @@ def build_parser() -> argparse.ArgumentParser:
     plot.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run folder")
     plot.add_argument("--out", type=Path, required=True, help="the PNG to write")
 
+    evaluate = _command(
+        subparsers,
+        commands.evaluate,
+        "python -m train evaluate runs/a/checkpoint bundles/a --precision fp32,int8",
+    )
+    evaluate.add_argument(
+        "models", metavar="CHECKPOINT|BUNDLE", nargs="+", help="the others are compared with the first, item by item"
+    )
+    evaluate.add_argument(
+        "--precision", type=_names, default=[], metavar="NAMES", help="of bundles (default: their default)"
+    )
+    evaluate.add_argument(
+        "--tasks", type=_names, default=[], metavar="NAMES", help="ours or lm-eval's (default: all of ours)"
+    )
+    evaluate.add_argument("--limit", type=_positive, help="the most items of a task")
+    evaluate.add_argument("--chat", action="store_true", help="ask by the chat template")
+
     stories = _command(subparsers, commands.stories, "python -m train stories --count 3 --seed 7")
     stories.add_argument("--count", type=_positive, default=1, help="how many (default %(default)s)")
     stories.add_argument("--seed", type=int, default=0, help="which ones (default %(default)s)")
@@ -118,6 +135,10 @@ def _command(subparsers: argparse._SubParsersAction, function: Callable, example
     parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
     parser.set_defaults(function=function)
     return parser
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
 
 
 def _positive(text: str) -> int:

@@ -103,6 +103,21 @@ def plot(arguments: Namespace) -> int:
     return 0
 
 
+def evaluate(arguments: Namespace) -> int:
+    """Ask models the tasks of lm-evaluation-harness."""
+    from train.harness.evaluation import evaluate as evaluate_models
+    from train.harness.evaluation import table
+    from train.harness.scorers import open_scorers
+
+    scorers = (one for name in arguments.models for one in open_scorers(name, arguments.precision))
+    results = evaluate_models(scorers, arguments.tasks, limit=arguments.limit, chat=arguments.chat)
+    if arguments.json:
+        _print_json({"results": [result.to_dict() for result in results]})
+    else:
+        print(table(results))
+    return 0
+
+
 def stories(arguments: Namespace) -> int:
     """Print stories of the built-in corpus."""
     from train.data.stories import stories as all_stories
@@ -129,7 +144,8 @@ def _train(run: Run, arguments: Namespace) -> int:
     folder, first = run.folder, run.ranks.is_first
     parameters = parameter_counts(run.model.config)["total"]
     if first:
-        _say(f"{parameters:,} parameters, {run.corpus.train_tokens:,} tokens to train on, in {folder.path}")
+        stream = " and a stream" if run.corpus.has_streams else ""
+        _say(f"{parameters:,} parameters, {run.corpus.train_tokens:,} tokens{stream} to train on, in {folder.path}")
         precision = choose_precision(run.recipe.machine.precision, run.ranks.device)
         _say(f"matrix products on {device_name(run.ranks.device)} in {precision}")
     started = time.perf_counter()

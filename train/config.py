@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.data.config import DataSection, TokenizerSection
+from train.data.config import PAIRS, DataSection, TokenizerSection
 from train.errors import RecipeError
 from train.errors import require as _check
 from train.recipe_paths import begin_text_at, resolve_paths
@@ -60,6 +60,30 @@ class LoraSection:
         _check(self.rank >= 1, "lora.rank must be at least 1")
         _check(self.alpha >= 1, "lora.alpha must be at least 1")
         _check(bool(self.projections), "lora.projections must name at least one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceSection:
+    """Direct preference optimization (DPO, arXiv:2305.18290), on pairs of answers (`data.rows = "pairs"`)."""
+
+    beta: float = 0.1  # how strongly the model is kept near the reference: a larger one keeps it nearer
+    reference: str | None = None  # a checkpoint; default: the one of model.init_from
+
+    def __post_init__(self) -> None:
+        _check(self.beta > 0, "preference.beta must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationSection:
+    """Learning from the probabilities of a larger model with the same tokenizer (arXiv:1503.02531)."""
+
+    teacher: str  # a checkpoint folder, GGUF file or Hub id
+    weight: float = 0.5  # of the divergence from the teacher; the rest is that of the cross-entropy
+    temperature: float = 1.0  # by which the logits of both are divided
+
+    def __post_init__(self) -> None:
+        _check(0 < self.weight <= 1, "distillation.weight is a share, above 0 and up to 1")
+        _check(self.temperature > 0, "distillation.temperature must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +157,9 @@ class RunSection:
     evaluate_every: int = 500
     sample_every: int = 500
     save_every: int = 500
+    sample_prompts: tuple[str, ...] = ()  # in a chat run what a user asks; default: a held-out question, or nothing
+    sample_tokens: int = 160  # of a sample, at most
+    sample_sliding_window: bool = False  # samples go on past the context, approximately
     keep_last: int = 2  # saved states beside that before the decay; an older one is used where a newer is broken
     patience: int = 0  # stop after this many evaluations without a better held-out loss; 0: never
     tensorboard: bool = False  # also write the metrics for TensorBoard
@@ -145,6 +172,7 @@ class RunSection:
         _check_choice("run.tracker", self.tracker, ("none", "wandb", "trackio"))
         _check(not self.patience or self.evaluate_every > 0, "run.patience needs evaluations: set run.evaluate_every")
         _check(self.keep_last >= 1, "run.keep_last must be at least 1")
+        _check(self.sample_tokens >= 1, "run.sample_tokens must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,8 +213,19 @@ class Recipe:
     run: RunSection = RunSection()
     machine: MachineSection = MachineSection()
     lora: LoraSection | None = None
+    preference: PreferenceSection | None = None
+    distillation: DistillationSection | None = None
 
     def __post_init__(self) -> None:
+        _check(
+            (self.preference is not None) == (self.data.rows == PAIRS),
+            'a section preference goes with data.rows = "pairs"; keep both, or neither',
+        )
+        if self.preference is not None:
+            _check(self.distillation is None, "a recipe has preference or distillation; keep one")
+            _check(self.machine.sharding != "fsdp", "preference goes with machine.sharding = ddp, not with fsdp")
+            known = self.preference.reference or self.model.init_from
+            _check(known is not None, "preference needs model.init_from, a model that answers already")
         if self.lora is not None:
             _check(self.model.init_from is not None, "lora needs model.init_from")
             _check(self.machine.sharding != "fsdp", "lora goes with machine.sharding = ddp, not with fsdp")

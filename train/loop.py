@@ -104,8 +104,8 @@ def training_step(run: Run) -> dict[str, Any]:
     if run.recipe.model.dropout:
         seed_dropout(run.recipe.run.seed, run.step, run.ranks.rank)
     batch = run.batches.batch(run.step)
-    [tokens] = run.ranks.all_reduce_sum(int((batch.labels != IGNORE_INDEX).sum()))
-    loss = _accumulate_gradients(run, batch, tokens)
+    tokens, units = run.ranks.all_reduce_sum(int((batch.labels != IGNORE_INDEX).sum()), batch.units)
+    loss = _accumulate_gradients(run, batch, units)
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.optimizer.max_grad_norm)
     grad_norm = full_tensor(norm).item()
     run.step += 1
@@ -113,7 +113,7 @@ def training_step(run: Run) -> dict[str, Any]:
     metrics |= _update(run, lr, loss, grad_norm)
     _drop_gradients(run)
     metrics["tokens_per_second"] = tokens / (time.perf_counter() - started)
-    return metrics | _use_of_device(run, metrics["tokens_per_second"], batch.input_ids.shape[1])
+    return metrics | _use_of_device(run, metrics["tokens_per_second"], batch.input_ids.shape[-1])
 
 
 def _update(run: Run, lr: float, loss: float, grad_norm: float) -> dict[str, Any]:
@@ -135,11 +135,11 @@ def _update(run: Run, lr: float, loss: float, grad_norm: float) -> dict[str, Any
     return changes
 
 
-def _accumulate_gradients(run: Run, batch: Batch, tokens: float) -> float:
+def _accumulate_gradients(run: Run, batch: Batch, units: float) -> float:
     """Accumulate the gradients of this rank's rows. Returns the mean cross-entropy of all ranks' rows, in nats.
 
-    The loss of a micro-batch is a sum over its tokens, divided by the tokens of the whole step. So it does not matter
-    how rows are divided into micro-batches and ranks.
+    The loss of a micro-batch is a sum over its tokens (`Batch.units`), divided by those of the whole step. So it does
+    not matter how rows are divided into micro-batches and ranks.
     """
     machine, ranks = run.recipe.machine, run.ranks
     scale = 1.0 if run.loss_scale is None else run.loss_scale.factor
@@ -152,11 +152,11 @@ def _accumulate_gradients(run: Run, batch: Batch, tokens: float) -> float:
         with forward_and_backward(run.loss, machine, ranks, last=number == len(parts)):
             total, cross_entropy = run.loss(*(tensor.to(ranks.device) for tensor in part))
             # DDP and FSDP average gradients over the ranks; here they must be summed.
-            (total * (scale * ranks.world_size / tokens)).backward()
+            (total * (scale * ranks.world_size / units)).backward()
         cross_entropies.append(cross_entropy)
     if scale != 1:
         divide_gradients(run.model, scale)
-    return ranks.all_reduce_sum(torch.stack(cross_entropies).sum())[0] / tokens
+    return ranks.all_reduce_sum(torch.stack(cross_entropies).sum())[0] / units
 
 
 def _drop_gradients(run: Run) -> None:

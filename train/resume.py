@@ -45,6 +45,7 @@ def resume_run(folder: RunFolder, overrides: Iterable[str] = (), *, from_step: i
         fingerprint = run.corpus.fingerprint()
         run.step, scale = folder.states.load(run.model, run.optimizers, ranks, data=fingerprint, steps=steps)
         _continue_loss_scale(run, scale)
+        run.batches.load(folder.states.folder_of(run.step))
         if ranks.is_first:
             folder.clean()
             if steps is not None:
@@ -79,6 +80,8 @@ def branch_run(
         steps = _states_to_continue(source, before, run, from_step)
         run.step, scale = source.states.load(run.model, run.optimizers, ranks, data=None, steps=steps)
         _continue_loss_scale(run, scale)
+        if recipe.data == before.data:  # other data are read from their beginning
+            run.batches.load(source.states.folder_of(run.step))
         if ranks.is_first:
             record = run_record(run) | {"branched_from": {"run": str(source.path.resolve()), "step": run.step}}
             fill_folder(run, tokenizer, record)

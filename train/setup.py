@@ -20,19 +20,23 @@ from train.data.chat import end_of_turn
 from train.data.config import END_OF_TEXT
 from train.data.corpus import Corpus, build_corpus, tokenizer_texts
 from train.data.shards import TokenFolder
+from train.data.streamed_batches import StreamedBatches
 from train.data.tokenizer import CorpusTokenizer, train_tokenizer
+from train.distillation import DistillationLoss
 from train.distributed.parallel import parallelize
 from train.distributed.ranks import Ranks, join_ranks
 from train.dropout import add_dropout
 from train.errors import RecipeError, require
 from train.lora import add_adapters
-from train.loss import NextTokenLoss
+from train.loss import ModelLoss, NextTokenLoss
 from train.optimizer import build_optimizers
 from train.precision import LossScale, choose_precision
+from train.preference import PreferenceLoss
 from train.run.folder import RunFolder
 from train.run.record import run_record
 from train.run.run import Run
 from train.run.trackers import check_trackers
+from train.samples import sample_prompts
 
 
 def start_run(recipe: Recipe, folder: RunFolder, *, overwrite: bool = False) -> Run:
@@ -110,15 +114,54 @@ def assemble(recipe: Recipe, folder: RunFolder, ranks: Ranks, tokenizer: CorpusT
     if recipe.lora is not None:
         add_adapters(model, recipe.lora)
     add_dropout(model, recipe.model.dropout)
-    batches = Batches(corpus.sources, recipe.data, seed=recipe.run.seed, rank=ranks.rank, world_size=ranks.world_size)
+    batches = _batches(recipe, corpus, tokenizer, ranks)
     machine = recipe.machine
-    loss = NextTokenLoss(model, z_loss=recipe.optimizer.z_loss, chunk_tokens=machine.loss_chunk_tokens)
+    loss = _loss(recipe, model, tokenizer)
     parallel_loss = parallelize(loss, machine, ranks)
     optimizers = build_optimizers(model, recipe.optimizer)
-    run = Run(recipe, folder, ranks, model, parallel_loss, optimizers, tokenizer.tokenizer, corpus, batches)
+    prompts = sample_prompts(
+        recipe.run.sample_prompts,
+        tokenizer,
+        corpus,
+        begin=tokenizer.separator_id if model.config.bos_token_id is None else model.config.bos_token_id,
+        context=model.config.max_position_embeddings,
+    )
+    run = Run(recipe, folder, ranks, model, parallel_loss, optimizers, tokenizer.tokenizer, corpus, batches, prompts)
     if choose_precision(machine.precision, ranks.device) == "fp16":
         run.loss_scale = LossScale()
     return run
+
+
+def _loss(recipe: Recipe, model: TransformerModel, tokenizer: CorpusTokenizer) -> ModelLoss:
+    """What the recipe minimizes. Raises RecipeError where a teacher has another tokenizer."""
+    chunk_tokens, preference, distillation = recipe.machine.loss_chunk_tokens, recipe.preference, recipe.distillation
+    if preference is not None:
+        reference = load_checkpoint(str(preference.reference or recipe.model.init_from))
+        return PreferenceLoss(model, reference, beta=preference.beta, chunk_tokens=chunk_tokens)
+    if distillation is not None:
+        theirs = CorpusTokenizer.load(tokenizer_folder(open_checkpoint(distillation.teacher))).tokenizer
+        same = theirs.get_vocab() == tokenizer.tokenizer.get_vocab()
+        require(same, f"distillation.teacher {distillation.teacher} has another tokenizer than the model")
+        teacher = load_checkpoint(distillation.teacher)
+        positions = teacher.config.max_position_embeddings
+        require(positions >= recipe.data.context, f"data.context exceeds the teacher's {positions} positions")
+        return DistillationLoss(
+            model,
+            teacher,
+            weight=distillation.weight,
+            temperature=distillation.temperature,
+            chunk_tokens=chunk_tokens,
+        )
+    return NextTokenLoss(model, z_loss=recipe.optimizer.z_loss, chunk_tokens=chunk_tokens)
+
+
+def _batches(recipe: Recipe, corpus: Corpus, tokenizer: CorpusTokenizer, ranks: Ranks) -> Batches | StreamedBatches:
+    """The batches of this rank."""
+    options = {"seed": recipe.run.seed, "rank": ranks.rank, "world_size": ranks.world_size}
+    if corpus.has_streams:
+        require(not recipe.schedule.epochs, "a stream has no known length: give schedule.steps, tokens or hours")
+        return StreamedBatches(corpus.sources, recipe.data, tokenizer, **options)
+    return Batches(corpus.sources, recipe.data, **options)
 
 
 def _model(section: ModelSection, tokenizer: CorpusTokenizer) -> TransformerModel:

@@ -10,11 +10,13 @@ from typing import Any, Self
 
 from runtime.progress import progress_bar
 from train.distributed.parallel import autocast, full_model
-from train.evaluate import bits_per_byte, count_bytes, held_out_loss, sample_text
+from train.evaluate import bits_per_byte, count_bytes, held_out_loss, held_out_preferences, sample_text
 from train.run.metrics import Metrics, MetricsWriter
 from train.run.run import Run
 from train.run.trackers import open_trackers
 from train.schedule import ENDLESS
+
+SAMPLE_SEPARATOR = "\n\n----\n\n"  # between the texts of several prompts
 
 
 class StepActions:
@@ -120,8 +122,13 @@ class StepActions:
         """Compute the held-out loss. A model better than all before it is saved in the folder `best`."""
         run = self._run
         with autocast(run.recipe.machine, run.ranks):
-            loss = held_out_loss(run.loss, run.corpus, run.recipe.data.context, run.ranks, check=run.check_interrupted)
-        found = {"held_out_loss": loss, "bits_per_byte": bits_per_byte(loss, run.corpus, self._held_out_bytes)}
+            context = run.recipe.data.context
+            if run.recipe.preference is not None:
+                found = held_out_preferences(run.loss, run.corpus, context, run.ranks)
+            else:
+                loss = held_out_loss(run.loss, run.corpus, context, run.ranks, check=run.check_interrupted)
+                found = {"held_out_loss": loss, "bits_per_byte": bits_per_byte(loss, run.corpus, self._held_out_bytes)}
+        loss = found["held_out_loss"]
         if run.corpus.true_loss is not None:
             found |= {"true_loss": run.corpus.true_loss, "entropy_ratio": loss / run.corpus.true_loss}
         if loss < self._best_held_out_loss:
@@ -132,14 +139,26 @@ class StepActions:
         return found
 
     def _sample(self) -> None:
-        """Generate a text and keep it in the run folder."""
+        """Generate a text for each prompt, and keep them in the run folder."""
         run = self._run
         model = full_model(run.model, run.ranks)
         if model is None:
             return
-        text = sample_text(model, run.tokenizer, seed=run.step)
-        run.folder.save_sample(text, run.step)
-        self._run.ranks.print_rank0(f"  | {text}")
+        recipe = run.recipe.run
+        texts = [
+            sample_text(
+                model,
+                run.tokenizer,
+                seed=run.step,
+                prompt_ids=prompt_ids,
+                max_new_tokens=recipe.sample_tokens,
+                sliding_window=recipe.sample_sliding_window,
+            )
+            for prompt_ids in run.sample_prompts
+        ]
+        run.folder.save_sample(SAMPLE_SEPARATOR.join(texts), run.step)
+        for text in texts:
+            run.ranks.print_rank0(f"  | {text}")
 
     @cached_property
     def _held_out_bytes(self) -> int:
@@ -148,8 +167,10 @@ class StepActions:
 
 def report(metrics: dict[str, Any]) -> str:
     """An evaluation in one line."""
-    line = f"step {metrics['step']}: loss {metrics['loss']:.4f}, held out {metrics['held_out_loss']:.4f} nats per token"
-    line += f", {metrics['bits_per_byte']:.3f} bits per byte"
+    line = f"step {metrics['step']}: loss {metrics['loss']:.4f}, held out {metrics['held_out_loss']:.4f}"
+    if "margin" in metrics:
+        return f"{line}, margin {metrics['margin']:.3f}, {metrics['preference_accuracy']:.1%} of pairs in order"
+    line += f" nats per token, {metrics['bits_per_byte']:.3f} bits per byte"
     if "entropy_ratio" in metrics:
         line += f", {metrics['entropy_ratio']:.3f} x the corpus' true entropy"
     return line

@@ -19,7 +19,7 @@ from runtime.cli.timings import timings
 from runtime.cli.word_wrap import terminal_wrapper
 from runtime.engine.session import DecoderSession
 from runtime.errors import BatchError, OptionError
-from runtime.generation.text_delta import Generation, collect, logprobs_to_list
+from runtime.generation.text_delta import Generation, TextDelta, collect, logprobs_to_list
 from runtime.language_model import LanguageModel
 from runtime.progress import progress_bar
 from runtime.sampling.options import SamplingOptions
@@ -40,11 +40,13 @@ def generate(args: argparse.Namespace) -> int:
     model = _load_for_texts(bundle, args)
     prompt_ids = _question_ids(model, args.system, prompt) if args.chat else model.tokenizer.encode_prompt(prompt)
     before = "" if args.chat else prompt
+    # What is refused is refused here, before anything is printed.
+    stream = (model.stream_past_context if args.sliding_window else model.stream)(prompt_ids, sampling)
     if args.json:
-        result = collect(model.stream(prompt_ids, sampling), prompt_tokens=len(prompt_ids))
+        result = collect(stream, prompt_tokens=len(prompt_ids))
         print(json.dumps(_generation_to_dict(before, result, model.tokenizer), ensure_ascii=False))
     else:
-        result = _print_as_it_comes("" if args.completion_only else before, model, prompt_ids, sampling)
+        result = _print_as_it_comes("" if args.completion_only else before, stream, len(prompt_ids), model.tokenizer)
     if args.verbose:
         print(timings(result, model), file=sys.stderr)
     if result.finish_reason == "incomplete":
@@ -172,18 +174,18 @@ def _load_for_texts(bundle: Bundle, args: argparse.Namespace) -> LanguageModel:
 
 
 def _print_as_it_comes(
-    before: str, model: LanguageModel, prompt_ids: list[int], sampling: SamplingOptions
+    before: str, stream: Iterator[TextDelta], prompt_tokens: int, tokenizer: Tokenizer
 ) -> Generation:
-    stream, wrapped = model.stream(prompt_ids, sampling), terminal_wrapper()  # what is refused is refused unprinted
+    wrapped = terminal_wrapper()
     print(wrapped(before), end="", flush=True)
     result = collect(
         stream,
-        prompt_tokens=len(prompt_ids),
+        prompt_tokens=prompt_tokens,
         on_delta=lambda delta: print(wrapped(delta.text), end="", flush=True),
     )
     print(flush=True)
     if result.logprobs:
-        print(_logprobs_table(result, model.tokenizer), file=sys.stderr)
+        print(_logprobs_table(result, tokenizer), file=sys.stderr)
     return result
 
 

@@ -136,7 +136,7 @@ def test_whole_numbers_serve_as_floats(recipe_file):
         ("machine.micro_batch_size=-1", "machine.micro_batch_size must not be negative"),
         ("data.held_out=1", "data.held_out is a share"),
         ("data.source=1", "data.source must be a text"),
-        ("data.rows=diagonal", "data.rows must be packed, document or isolated, not 'diagonal'"),
+        ("data.rows=diagonal", "data.rows must be packed, document, isolated or pairs, not 'diagonal'"),
         ("data.sources=book.txt", "data.sources must be a list"),
         ("data.sources=[{}]", "a source needs one of path and hub"),
         ('data.sources=[{path="a", hub="b"}]', "a source needs one of path and hub"),
@@ -180,7 +180,8 @@ def test_an_incomplete_recipe_is_an_error(recipe_file, text, complaint):
 def test_the_recipe_in_the_readme_reads(recipe_file):
     readme = (RECIPES_FOLDER.parents[1] / "README.md").read_text()
     [table] = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
-    assert len(read_recipe(recipe_file(MINIMAL + table)).data.sources) == 2
+    data = read_recipe(recipe_file(MINIMAL + table)).data
+    assert (len(data.sources), len(data.validation), data.has_streams) == (3, 1, True)
 
 
 def test_a_missing_recipe_names_those_that_there_are():

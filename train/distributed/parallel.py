@@ -19,11 +19,11 @@ from torch.utils.checkpoint import checkpoint
 from model import TransformerModel
 from train.config import MachineSection
 from train.distributed.ranks import Ranks
-from train.loss import NextTokenLoss
+from train.loss import ModelLoss
 from train.precision import DTYPES, choose_precision
 
 
-def parallelize(loss: NextTokenLoss, machine: MachineSection, ranks: Ranks) -> nn.Module:
+def parallelize(loss: ModelLoss, machine: MachineSection, ranks: Ranks) -> nn.Module:
     """The loss as the loop calls it, on this rank's device.
 
     Create the optimizers afterwards, because FSDP replaces the parameters.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from model import TransformerModel
 from train.config import Recipe, ScheduleSection
 from train.data.batches import Batches
 from train.data.corpus import Corpus
+from train.data.streamed_batches import StreamedBatches
 from train.distributed.parallel import full_model
 from train.distributed.ranks import Ranks
 from train.lora import save_adapters
@@ -37,7 +38,8 @@ class Run:
     optimizers: tuple[Optimizer, ...]
     tokenizer: Tokenizer
     corpus: Corpus
-    batches: Batches
+    batches: Batches | StreamedBatches
+    sample_prompts: Sequence[Sequence[int]] = ()  # the token ids that each sample starts from
     step: int = 0  # updates made
     seconds_before: float = 0.0  # that earlier sessions took
     started: float = field(default_factory=time.monotonic)
@@ -78,6 +80,7 @@ class Run:
             loss_scale=self.loss_scale,
             keep={self.schedule.decay_start},
             keep_last=self.recipe.run.keep_last,
+            save_data=self.batches.save,
         )
         self.save_model(self.folder.checkpoint)
         lora, base = self.recipe.lora, self.recipe.model.init_from

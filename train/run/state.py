@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ class States:
         keep_last: int,
         loss_scale: LossScale | None = None,
         keep: Collection[int] = (),
+        save_data: Callable[[Path], None] = lambda _: None,
     ) -> None:
         """Write a state atomically, then delete all but the last `keep_last`. All ranks must call this.
 
@@ -69,6 +70,7 @@ class States:
             keep_last: how many states remain afterwards.
             loss_scale: of a run in float16.
             keep: steps whose states remain in any case.
+            save_data: writes where the data are into the folder of the state.
 
         Raises:
             RunError: it could not be written, on a full disk for example. Older states are kept.
@@ -85,6 +87,7 @@ class States:
                 writer = HuggingFaceStorageWriter(str(partial), _numbers_of_files(tensors), save_distributed=True)
                 dcp.save(tensors, storage_writer=writer, no_dist=ranks.world_size == 1)
             if ranks.is_first:
+                save_data(partial)
                 scale = None if loss_scale is None else dataclasses.asdict(loss_scale)
                 about = {"step": step, "data": data, "loss_scale": scale, "files": _file_hashes(partial)}
                 write_json(partial / ABOUT, about | {"sha256": _hash_of(about)})
@@ -103,6 +106,10 @@ class States:
     def steps(self) -> list[int]:
         """The steps of the saved states, ascending."""
         return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
+
+    def folder_of(self, step: int) -> Path:
+        """The folder of a step's state."""
+        return self.folder / _name(step)
 
     def remove_after(self, step: int) -> None:
         """Delete the states of later steps."""

@@ -50,7 +50,7 @@ threads = 1
 """
 
 
-STEPS = 12
+STEPS, BEFORE_DECAY = 12, 7
 
 
 def torchrun(*arguments):
@@ -66,7 +66,7 @@ def train_alone(folder, name, *overrides):
 
 
 def lose_last_state(path):
-    """What is left of a run is then of step 6."""
+    """What is left of a run is then of the step before the decay."""
     for file in (path / "state" / f"step-{STEPS:08d}").iterdir():
         file.unlink()
 
@@ -109,11 +109,11 @@ def test_two_processes_give_the_curve_of_one(folder, name):
 def test_one_process_goes_on_from_the_state_of_two(folder, name):
     lose_last_state(folder / name)
     resumed = resume_run(RunFolder(folder / name))
-    assert (resumed.step, resumed.ranks.world_size) == (6, 1)
+    assert (resumed.step, resumed.ranks.world_size) == (BEFORE_DECAY, 1)
     train(resumed)
     assert curve(folder / name) == pytest.approx(curve(folder / "alone"), abs=1e-4)
     sessions = json.loads((folder / name / "run.json").read_text())["sessions"]
-    assert [(session["from_step"], session["world_size"]) for session in sessions] == [(0, 2), (6, 1)]
+    assert [(session["from_step"], session["world_size"]) for session in sessions] == [(0, 2), (BEFORE_DECAY, 1)]
 
 
 def test_muon_over_split_matrices_is_muon(folder):

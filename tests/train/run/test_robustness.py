@@ -328,9 +328,10 @@ def test_weights_beyond_help_stop_the_run_even_so(tiny_run):
 
 
 @pytest.mark.slow
-def test_ten_kills_at_random_moments_change_no_bit(tmp_path):
+@pytest.mark.parametrize("data", ["tokenized", "streamed"])
+def test_ten_kills_at_random_moments_change_no_bit(tmp_path, data):
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("kill_often.py")), str(tmp_path)],
+        [sys.executable, str(Path(__file__).with_name("kill_often.py")), str(tmp_path), data],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

@@ -301,6 +301,18 @@ def test_a_device_that_is_not_there_is_an_error(tiny_run):
         tiny_run(machine={"device": "cuda"})
 
 
+def test_samples_begin_with_the_prompts_of_the_recipe_and_may_outgrow_the_context(tiny_run):
+    often = {"sample_every": 20, "evaluate_every": 0, "save_every": 0}
+    run = tiny_run(
+        run=often | {"sample_prompts": ["Once there was"], "sample_tokens": 150, "sample_sliding_window": True}
+    )
+    run.model.config = run.model.config.replace(eos_token_id=None)
+    train(run)
+    [path] = (run.folder.path / "samples").iterdir()
+    assert path.read_text().startswith("<|endoftext|>Once there was")
+    assert len(run.tokenizer.encode(path.read_text()).ids) > 2 * run.model.config.max_position_embeddings
+
+
 def test_bits_a_byte_are_nats_a_token_in_other_units(tiny_run):
     run = tiny_run()
     documents = run.folder.held_out.read_text().split("<|endoftext|>")
