@@ -177,7 +177,7 @@ PRECISIONS = {
         _FP32,
         # Attention over an int8 cache rounds one row as it rounds several, and so do products of 8-bit blocks.
         _INT8.with_int8_cache("#0891b2", _INT8_CACHE, batch_invariant=True),
-        _Q8.with_int8_cache("#a16207", Limits(0.04, 0.9, 0.04)),
+        _Q8.with_int8_cache("#a16207", Limits(0.06, 0.85, 0.06)),
         _Q4.with_int8_cache("#db2777", _FEW_BITS),
         _AUTO.with_int8_cache("#c084fc", _FEW_BITS),
         _FP16.with_int8_cache("#059669", _INT8_CACHE),
