@@ -92,6 +92,14 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
         "--queue", type=int, default=64, metavar="N", help="texts that may wait; more get 429 (default %(default)s)"
     )
     parser.add_argument(
+        "--max-pause-steps",
+        type=float,
+        default=0.9,
+        metavar="X",
+        help="between two steps, a piece of a new prompt may take about X steps: more for throughput, fewer for steady "
+        "streams (default %(default)s)",
+    )
+    parser.add_argument(
         "--max-new-tokens", type=_positive, metavar="N", help="of one text, at most; default: the model's context"
     )
     parser.add_argument(

@@ -7,13 +7,15 @@ import socket
 
 from runtime.errors import OptionError
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 def run(args: argparse.Namespace) -> None:
     """Serve the page, and OpenAI's API beside it, until a signal."""
     check_address(args.host, args.port)
     from app.serving import run as run_site
 
-    run_site(args)
+    run_site(args, allowed_hosts(args.host, args.allow_host))
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -21,7 +23,14 @@ def serve(args: argparse.Namespace) -> None:
     check_address(args.host, args.port)
     from app.serving import serve as serve_api
 
-    serve_api(args)
+    serve_api(args, allowed_hosts(args.host, args.allow_host))
+
+
+def allowed_hosts(host: str, named: list[str]) -> tuple[str, ...] | None:
+    """Names that a Host header may have. Where other machines get in, any, unless some are named."""
+    if host in LOOPBACK or named:
+        return (*LOOPBACK, host, *named)
+    return None
 
 
 def check_address(host: str, port: int) -> None:

@@ -16,11 +16,10 @@ from runtime.errors import ChatTemplateError, MissingDependencyError, OptionErro
 from runtime.language_model import LanguageModel
 
 KEY_VARIABLE = "SMOLTEXT_API_KEY"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def serve(args: argparse.Namespace) -> None:
-    """Serve until a signal, then drain."""
+def serve(args: argparse.Namespace, hosts: tuple[str, ...] | None) -> None:
+    """Serve until a signal, then drain. `hosts` are the names that a Host header may have; None for any."""
     if args.queue < 0:
         raise OptionError(f"--queue must be at least 0, not {args.queue}")
     key = read_key(args.api_key_file)
@@ -32,11 +31,12 @@ def serve(args: argparse.Namespace) -> None:
         threads=args.threads,
         cached_prompts=args.slots,
         max_running=args.slots,
+        max_pause_steps=args.max_pause_steps,
     )
     with suppress(ChatTemplateError, MissingDependencyError):
         _ = model.chat_template  # compiled now, and not while the first client waits
     name = args.model_name or Path(args.bundle).resolve().name
-    settings = _settings(args, bundle, name, key=key)
+    settings = _settings(args, bundle, name, key=key, hosts=hosts)
     where = f"[{args.host}]" if ":" in args.host else args.host
     server = DrainingServer(
         build_api(model, settings),
@@ -48,8 +48,8 @@ def serve(args: argparse.Namespace) -> None:
     server.run()
 
 
-def run(args: argparse.Namespace) -> None:
-    """Serve the page until a signal, then drain."""
+def run(args: argparse.Namespace, hosts: tuple[str, ...] | None) -> None:
+    """Serve the page until a signal, then drain. `hosts` are as for `serve`."""
     from app.site import Site
 
     if args.queue < 0:
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     site = Site(
         bundle,
         precision=precision,
-        settings=_settings(args, bundle, name, key=None),
+        settings=_settings(args, bundle, name, key=None, hosts=hosts),
         page_limits=PageLimits(args.max_prompt_tokens, args.max_new_tokens, args.max_texts),
         threads=args.threads,
         source=args.bundle,
@@ -83,7 +83,9 @@ def model_name(bundle: Bundle, source: str) -> str:
     return stored if isinstance(stored, str) and stored else Path(bundle.repo or source).resolve().name
 
 
-def _settings(args: argparse.Namespace, bundle: Bundle, name: str, *, key: str | None) -> Settings:
+def _settings(
+    args: argparse.Namespace, bundle: Bundle, name: str, *, key: str | None, hosts: tuple[str, ...] | None
+) -> Settings:
     made = bundle.folder / MANIFEST
     return Settings(
         name=name,
@@ -93,7 +95,7 @@ def _settings(args: argparse.Namespace, bundle: Bundle, name: str, *, key: str |
         most_tokens=args.max_new_tokens,
         limits=Limits(
             api_key=key,
-            hosts=allowed_hosts(args.host, args.allow_host),
+            hosts=hosts,
             origins=tuple(args.allow_origin),
             body_bytes=args.max_body_bytes,
         ),
@@ -111,10 +113,3 @@ def read_key(path: str | None) -> str | None:
     if not key:
         raise OptionError(f"{path} is empty: write the API key in it")
     return key
-
-
-def allowed_hosts(host: str, named: list[str]) -> tuple[str, ...] | None:
-    """Names that a Host header may have. Where other machines get in, any, unless some are named."""
-    if host in LOOPBACK or named:
-        return (*LOOPBACK, host, *named)
-    return None

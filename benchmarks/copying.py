@@ -132,7 +132,9 @@ def _timed(
 ) -> tuple[float, list[int]]:
     """Seconds from the first token to the last, and the tokens."""
     sampler = make_sampler(SamplingOptions(temperature=0 if greedy else 1, top_p=1, seed=0))
-    steps = generate_step(session, prompt, max_new_tokens=new_tokens, sampler=sampler, prompt_lookup=prompt_lookup)
+    steps = generate_step(
+        session, prompt, max_new_tokens=new_tokens, sampler=sampler, prompt_lookup=prompt_lookup, stop_token_ids=()
+    )
     token_ids = [next(steps).token_id]
     started = time.perf_counter()
     token_ids += [token.token_id for token in steps]

@@ -25,7 +25,7 @@ from runtime.language_model import MAX_PAUSE_STEPS
 COUNTS = (1, 2, 4, 8, 16)
 DEPTH, NEW_TOKENS = 16, 48
 STREAMS, JOINING_TOKENS = 4, 4000
-SETTLED_STEPS, USUAL_STEPS = 10, 20
+SETTLED_STEPS, USUAL_STEPS, PLAIN_STEPS = 10, 20, 1000
 SYSTEM_TOKENS, QUESTION_TOKENS = 1000, 30
 
 
@@ -57,7 +57,7 @@ def decode(session: DecoderSession, seeds: Sequence[int]) -> tuple[float, list[l
     """Seconds in which every stream gets NEW_TOKENS tokens after its first two, and what they said."""
     scheduler = Scheduler(session)
     prompts = [random_ids(session, DEPTH, seed) for seed in seeds]
-    sequences = [scheduler.add(Request(prompt, NEW_TOKENS + 2)) for prompt in prompts]
+    sequences = [scheduler.add(Request(prompt, NEW_TOKENS + 2, stop_token_ids=())) for prompt in prompts]
     while min(len(sequence.token_ids) for sequence in sequences) < DEPTH + 2:
         scheduler.step()
     started = time.perf_counter()
@@ -69,10 +69,12 @@ def decode(session: DecoderSession, seeds: Sequence[int]) -> tuple[float, list[l
 def joining(session: DecoderSession, arguments: argparse.Namespace) -> None:
     """How long streams wait for a token while a long prompt joins them, in steps as they are just before and after it.
 
-    Streams grow while the prompt runs, so the usual step is drawn out between the two.
+    Streams grow while the prompt runs, so the usual step is drawn out between the two. The first row is what steps do
+    that nothing joins: no wait can be steadier than they are on this machine.
     """
     print(f"{'prompt runs':<22} {'usual step':>18}  wait in usual steps: median, 95 %, 99 %, longest   joined after")
-    for name, pause in (("a whole chunk a step", 1e9), ("as the runtime does", MAX_PAUSE_STEPS)):
+    ways = (("nothing joins", None), ("a whole chunk a step", 1e9), ("as the runtime does", MAX_PAUSE_STEPS))
+    for name, pause in ways:
         steps, waits, seconds = [], [], []
         for _ in range(arguments.rounds):
             before, after, found, joined = join(session, pause)
@@ -84,20 +86,28 @@ def joining(session: DecoderSession, arguments: argparse.Namespace) -> None:
         print(f"{name:<22} {before:>5.1f} to {after:>5.1f} ms  {cuts:<49} {statistics.median(seconds):>8.1f} s")
 
 
-def join(session: DecoderSession, pause: float) -> tuple[float, float, list[float], float]:
-    """The usual step before and after, the waits between while a prompt runs, and how long it ran."""
+def join(session: DecoderSession, pause: float | None) -> tuple[float, float, list[float], float]:
+    """The usual step before and after, the waits between while a prompt runs, and how long it ran; None: no prompt."""
     scheduler = Scheduler(session, max_pause_steps=pause)
     context = session.shape.max_position_embeddings
-    streams = [scheduler.add(Request(random_ids(session, DEPTH, seed), context - DEPTH)) for seed in range(STREAMS)]
+    streams = [
+        scheduler.add(Request(random_ids(session, DEPTH, seed), context - DEPTH, stop_token_ids=()))
+        for seed in range(STREAMS)
+    ]
     while len(streams[-1].new_ids) < SETTLED_STEPS:
         scheduler.step()
     before = statistics.median(_timed(scheduler.step) for _ in range(USUAL_STEPS))
-    newcomer = scheduler.add(Request(random_ids(session, min(JOINING_TOKENS, context - 40), 99), 32))
-    waits = []
-    while not newcomer.is_decoding:
-        waits.append(_timed(scheduler.step))
-    while newcomer.finish_reason is None:
-        scheduler.step()
+    if pause is None:
+        waits = [_timed(scheduler.step) for _ in range(PLAIN_STEPS)]
+    else:
+        newcomer = scheduler.add(
+            Request(random_ids(session, min(JOINING_TOKENS, context - 40), 99), 32, stop_token_ids=())
+        )
+        waits = []
+        while not newcomer.is_decoding:
+            waits.append(_timed(scheduler.step))
+        while newcomer.finish_reason is None:
+            scheduler.step()
     after = statistics.median(_timed(scheduler.step) for _ in range(USUAL_STEPS))
     return before, after, waits, sum(waits)
 
@@ -121,7 +131,7 @@ def prefix(session: DecoderSession, arguments: argparse.Namespace) -> None:
 
 
 def _first_token(scheduler: Scheduler, prompt: list[int]) -> float:
-    sequence = scheduler.add(Request(prompt, 4))
+    sequence = scheduler.add(Request(prompt, 4, stop_token_ids=()))
     started = time.perf_counter()
     while not sequence.is_decoding:
         scheduler.step()

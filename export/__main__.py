@@ -70,11 +70,10 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--calibration-tokens",
         type=int,
-        default=8192,
         metavar="N",
-        help="tokens that the model samples for calibration: the 4-bit weights of q4 and auto are rounded to lose "
-        "least on them (GPTQ), and an int8 KV cache takes its scales from them; 0 rounds weights to the nearest, which "
-        "is quick, and samples the default number for a cache (default %(default)s)",
+        help="tokens that the model samples for calibration: weights are smoothed, and rounded to lose least on them "
+        "(GPTQ), and an int8 KV cache takes its scales from them; 0 rounds weights to the nearest, which is quick "
+        "(default: 4,096, or 16,384 for 4 bits)",
     )
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="take its tokenizer instead of the GGUF file's own")
@@ -108,7 +107,9 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         ("--max-perplexity-change", "relative, up or down", "max_perplexity_change"),
     ):
         defaults = ", ".join(f"{name} {getattr(PRECISIONS[name].limits, field):g}" for name in ("fp32", "int8", "q4"))
-        parser.add_argument(option, metavar=limit, help=f"{meaning}; by default {defaults}, ...")
+        parser.add_argument(
+            option, metavar=limit, help=f"{meaning}; by default {defaults}, ... (wider below 50M parameters)"
+        )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 

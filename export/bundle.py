@@ -14,19 +14,19 @@ from typing import Any
 import onnx_ir as ir
 
 from export import genai
-from export.calibration import DEFAULT_TOKENS, Calibration
+from export.calibration import Calibration
 from export.coverage import measure_coverage
 from export.errors import ExportError
 from export.graph import build_graph
 from export.graph_builder import OPSET
-from export.int8_cache import KeyScaledCheckpoint, write_int8_cache_graph
+from export.int8_cache import EvenedCheckpoint, write_int8_cache_graph
 from export.manifest import file_entries
 from export.model_card import model_card
 from export.operators import FusedOperators, Operators
 from export.portable import portable_recipes
 from export.precisions import Recipe
+from export.smoothing import SmoothedCheckpoint
 from export.standard_operators import StandardOperators
-from export.version import VERSION
 from export.weight_formats import WeightFormat
 from model import ModelConfig, ModelSource, WeightSource
 from model.files import replacing_folder, write_json, write_text
@@ -38,6 +38,7 @@ from runtime.generation_config import generation_defaults, special_token_ids
 from runtime.precisions import PRECISIONS, Precision
 from runtime.progress import progress_bar
 from runtime.text.tokenizer import load_tokenizer
+from runtime.version import VERSION
 
 # Up to this size the weights lie in the .onnx file itself; above, in a file beside it that is mapped, not parsed.
 EMBEDDED_BYTES = 16 * 2**20
@@ -45,6 +46,8 @@ EMBEDDED_BYTES = 16 * 2**20
 SMALL_TENSOR_BYTES = 1024
 # The oldest onnxruntime whose MatMulNBits multiplies 8-bit blocks on the CPU.
 MINIMUM_ONNXRUNTIME = "1.22"
+# Where transformers stores the templates that have names.
+TEMPLATES_FOLDER = "additional_chat_templates"
 # Turns a SentencePiece model into tokenizer.json.
 CONVERT_TOKENIZER = (
     "pip install transformers sentencepiece && "
@@ -61,7 +64,7 @@ def export_bundle(
     base_model: str | None = None,
     compare: Callable[[Path], dict[str, Any]] | None = None,
     portable: bool = False,
-    calibration_tokens: int = DEFAULT_TOKENS,
+    calibration_tokens: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Write a bundle; what stood at `out` before (an older bundle) is replaced at the end.
@@ -74,8 +77,8 @@ def export_bundle(
         base_model: its Hub id if it came from there, for the model card.
         compare: called with the finished folder before it takes its place; its figures go into manifest and card.
         portable: write standard ONNX operators alone, for other engines: slower, and without a cache in place.
-        calibration_tokens: how many the model samples where a precision needs its activations. 0 rounds no weights by
-            them; a precision that cannot do without gets the usual number.
+        calibration_tokens: how many the model samples where a precision needs its activations; None for what the
+            recipes want. 0 rounds no weights by them; a precision that cannot do without gets the usual number.
         progress: show how far it is, on stderr.
 
     Returns:
@@ -97,24 +100,12 @@ def export_bundle(
         (folder / "onnx").mkdir()
         for path in checkpoint.side_files():
             shutil.copyfile(path, folder / path.name)
+        _gather_templates(tokenizer_folder(checkpoint), folder)
         if not (folder / GENERATION_CONFIG).is_file():
             write_json(folder / GENERATION_CONFIG, _generation_config(checkpoint))
-        calibration = Calibration(checkpoint, tokens=calibration_tokens, progress=progress)
-        precisions = [recipe.precision for recipe in recipes]
-        formats = {
-            recipe.name: recipe.make_format(calibration) for recipe in recipes if not recipe.precision.has_int8_cache
-        }
-        int8_caches = [precision for precision in precisions if precision.has_int8_cache]
-        written = KeyScaledCheckpoint(checkpoint, calibration.cache_range) if int8_caches else checkpoint
-        external = [
-            PRECISIONS[name].file
-            for name, weight_format in formats.items()
-            if _write_graph(written, folder, PRECISIONS[name].file, weight_format, operators, progress)
-        ]
-        for p in int8_caches:
-            graph = folder / "onnx" / PRECISIONS[p.weights].file
-            write_int8_cache_graph(graph, folder / "onnx" / p.file, calibration.cache_range)
-        entries = {p.name: _describe_precision(checkpoint, folder, p, formats[p.weights]) for p in precisions}
+        tokens = max(recipe.tokens for recipe in recipes) if calibration_tokens is None else calibration_tokens
+        calibration = Calibration(checkpoint, tokens=tokens, progress=progress)
+        entries, external = _write_graphs(folder, recipes, calibration, operators)
         write_json(folder / "config.json", _config(checkpoint.config, external, operators))
         generation = read_json(folder / GENERATION_CONFIG)
         in_place = operators.in_place_cache
@@ -132,22 +123,50 @@ def export_bundle(
     return manifest
 
 
+def _write_graphs(
+    folder: Path, recipes: Sequence[Recipe], calibration: Calibration, operators: type[Operators]
+) -> tuple[dict[str, Any], list[str]]:
+    """One graph for each recipe. Returns the manifest's entries, and which graphs have their weights beside them."""
+    has_int8_cache = any(recipe.precision.has_int8_cache for recipe in recipes)
+    plain, smoothed = _views(calibration, has_int8_cache)
+    entries, external, formats = {}, [], {}
+    for recipe in recipes:
+        precision, seen = recipe.precision, smoothed if recipe.smoothed else plain
+        path = folder / "onnx" / precision.file
+        if precision.has_int8_cache:
+            graph = folder / "onnx" / PRECISIONS[precision.weights].file
+            write_int8_cache_graph(graph, path, calibration.cache_range)
+        else:
+            formats[recipe.name] = recipe.make_format(seen)
+            if _write_graph(seen.weights, path, formats[recipe.name], operators, calibration.progress):
+                external.append(precision.file)
+        entries[recipe.name] = _describe_precision(seen.config, folder, precision, formats[precision.weights])
+        entries[recipe.name]["folded"] = seen.folded
+    return entries, external
+
+
+def _views(calibration: Calibration, has_int8_cache: bool) -> tuple[Calibration, Calibration]:
+    """How floats see the weights, and how what is rounded sees them: as they are unless something is gained by it."""
+    if not calibration.tokens and not has_int8_cache:
+        return calibration, calibration
+    evened = EvenedCheckpoint(calibration.weights, calibration.cache_range)
+    plain = calibration.through(evened) if has_int8_cache else calibration
+    if not calibration.tokens:
+        return plain, plain
+    return plain, calibration.through(evened, SmoothedCheckpoint(evened, calibration.mean_squares))
+
+
 def _write_graph(
-    weights: WeightSource,
-    folder: Path,
-    file: str,
-    weight_format: WeightFormat,
-    operators: type[Operators],
-    progress: bool,
+    weights: WeightSource, path: Path, weight_format: WeightFormat, operators: type[Operators], progress: bool
 ) -> bool:
     """Build and save one graph. Returns whether its weights lie in a file beside it."""
     layers = weights.config.num_hidden_layers
-    with progress_bar(total=layers + 1, description=file, unit="layers", show=progress) as bar:
+    with progress_bar(total=layers + 1, description=path.name, unit="layers", show=progress) as bar:
         model = build_graph(weights, weight_format, lambda _: bar.update(), operators=operators)
         total = sum(tensor.const_value.nbytes for tensor in model.graph.initializers.values())
         is_external = total > EMBEDDED_BYTES
         bar.set_postfix_str("writing")
-        _save(model, folder / "onnx" / file, f"{file}_data" if is_external else None)
+        _save(model, path, f"{path.name}_data" if is_external else None)
         bar.update()
     return is_external
 
@@ -164,9 +183,8 @@ def _save(model: ir.Model, path: Path, external_data: str | None) -> None:
 
 
 def _describe_precision(
-    checkpoint: ModelSource, folder: Path, precision: Precision, weight_format: WeightFormat
+    config: ModelConfig, folder: Path, precision: Precision, weight_format: WeightFormat
 ) -> dict[str, Any]:
-    config = checkpoint.config
     coverage = measure_coverage(folder / "onnx" / precision.file)
     expected_tables = 1 if config.tie_word_embeddings else 2
     if coverage.vocabulary_tables > expected_tables:
@@ -215,6 +233,22 @@ def _config(config: ModelConfig, external: Sequence[str], operators: type[Operat
     if external:
         values["transformers.js_config"] = {"use_external_data_format": dict.fromkeys(external, True)}
     return values
+
+
+def _gather_templates(source: Path, folder: Path) -> None:
+    """Named templates, such as one for tools, that transformers stores in files of their own: in one file, by name.
+
+    That is the older spelling, which transformers.js reads too.
+    """
+    names = {path.stem: path for path in sorted((source / TEMPLATES_FOLDER).glob("*.jinja"))}
+    default = folder / "chat_template.jinja"
+    if not names or not default.is_file():
+        return
+    templates = {name: path.read_text(encoding="utf-8") for name, path in ({"default": default} | names).items()}
+    settings = read_json(folder / "tokenizer_config.json")
+    listed = [{"name": name, "template": template} for name, template in templates.items()]
+    write_json(folder / "tokenizer_config.json", settings | {"chat_template": listed})
+    default.unlink()
 
 
 def _generation_config(checkpoint: ModelSource) -> dict[str, Any]:

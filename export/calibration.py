@@ -1,12 +1,13 @@
 """What is inside a model while it writes text: the second moments of its layers' inputs, the range of its cache.
 
 The text is sampled from the model itself, so users need not bring any. Layers run one after the other with the weights
-of one in memory; ask for them in order, as `graph.py` does.
+of one in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,15 +15,36 @@ from torch import Tensor, nn
 
 from export.errors import ExportError
 from export.int8_cache import CacheRange
-from model import ModelConfig, WeightSource, build_model
+from model import ModelConfig, TransformerModel, WeightSource, build_model
+from model.attention import KVCache
+from model.norm import RMSNorm
 from model.rotary import RotaryPositionalEmbedding
 from model.weights import build_block
 from runtime.progress import progress_bar
 
-DEFAULT_TOKENS = 8192
-FEWEST_ROWS, LONGEST_ROW = 32, 256
+DEFAULT_TOKENS = 4096
+# Keys and values of the rows that are sampled together stay below this size.
+SAMPLED_BYTES = 2**30
+FEWEST_ROWS, LONGEST_ROW = 32, 128
 # Linear layers that read what another one reads.
 SAME_INPUT = {"qkv_proj": "q_proj", "k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+INPUTS = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
+HEAD, TABLE = "lm_head", "model.embed_tokens"
+# Moments up to this size in all are kept for the next graph; of larger models, those of one layer at a time.
+KEPT_BYTES = 2**30
+
+
+class View(WeightSource, Protocol):
+    """Weights of another source that compute the same function, on inputs of another size.
+
+    Attributes:
+        folded: what was done to them, for the manifest.
+    """
+
+    folded: str
+
+    def input_moment(self, name: str, moment: Tensor) -> Tensor:
+        """The second moment of a linear layer's inputs as seen by the view, from that before; [in_features] twice."""
 
 
 class Calibration:
@@ -44,15 +66,33 @@ class Calibration:
         self.weights = weights
         self.tokens = tokens
         self.progress = progress
+        self._source: Calibration | None = None
+        self._views: Sequence[View] = ()
         self._samples: tuple[Tensor, CacheRange] | None = None
         self._layer = -1
         self._hidden: list[Tensor] = []
         self._moments: dict[str, Tensor] = {}
+        self._mean_squares: dict[str, Tensor] = {}
+
+    def through(self, *views: View) -> Calibration:
+        """The same text seen by a view of the weights, so nothing is sampled or run again.
+
+        Args:
+            views: the first over the weights of this calibration, each other one over the one before it.
+        """
+        seen = Calibration(views[-1], tokens=self.tokens, progress=self.progress)
+        seen._source, seen._views = self, views
+        return seen
 
     @property
     def config(self) -> ModelConfig:
         """The model's."""
         return self.weights.config
+
+    @property
+    def folded(self) -> list[str]:
+        """What the views have done to the weights, for the manifest."""
+        return [view.folded for view in self._views]
 
     @property
     def rows(self) -> Tensor:
@@ -64,21 +104,56 @@ class Calibration:
         """What the cache held while they were sampled."""
         return self._sampled()[1]
 
-    def second_moment(self, name: str) -> np.ndarray:
+    def mean_squares(self, name: str) -> Tensor:
+        """Of the inputs of a linear layer, float32 [in_features]. Raises ValueError for a table that has none."""
+        if name not in self._mean_squares:
+            moment = self.second_moment(name)
+            if moment is None:
+                raise ValueError(f"{name} is looked up, and has no inputs")
+            self._mean_squares[name] = torch.from_numpy(moment).diagonal().clone()
+        return self._mean_squares[name]
+
+    def second_moment(self, name: str) -> np.ndarray | None:
         """The mean of x x^T over the inputs x of a linear layer, float32 [in_features, in_features].
+
+        None for the vocabulary table of a model whose head is another matrix: it is looked up, and multiplies nothing.
+
+        Fastest if asked for in the order of the layers, as `graph.py` does; the head comes last.
 
         Args:
             name: such as `model.layers.3.mlp.down_proj`; products of several, such as `qkv_proj`, have one input.
         """
-        _, _, number, part, projection = name.split(".")
-        layer = int(number)
-        if layer < self._layer:
+        if name == TABLE and not self.config.tie_word_embeddings:
+            return None
+        if self._source is not None:
+            return self._seen(name, self._source.second_moment(name))
+        key, layer = self._key(name)
+        if key not in self._moments and layer <= self._layer:
             self._layer = -1
-        while self._layer < layer:
+        while key not in self._moments:
             self._advance()
-        return self._moments[f"{part}.{SAME_INPUT.get(projection, projection)}"].numpy()
+        return self._moments[key].numpy()
+
+    def _seen(self, name: str, moment: np.ndarray | None) -> np.ndarray | None:
+        """A moment of this calibration's source, of inputs that the views have multiplied."""
+        if moment is None:
+            return None
+        seen = torch.from_numpy(moment)
+        for view in self._views:
+            seen = view.input_moment(name, seen)
+        found: np.ndarray = seen.numpy()
+        return found
+
+    def _key(self, name: str) -> tuple[str, int]:
+        """The name by which the moments of a layer's inputs are known, and when in the pass they come."""
+        if name in (HEAD, TABLE):
+            return HEAD, self.config.num_hidden_layers
+        prefix, _, projection = name.rpartition(".")
+        return f"{prefix}.{SAME_INPUT.get(projection, projection)}", int(name.split(".")[2])
 
     def _sampled(self) -> tuple[Tensor, CacheRange]:
+        if self._source is not None:
+            return self._source.rows, self._source.cache_range
         if self._samples is None:
             self._samples = sample(self.weights, self.tokens or DEFAULT_TOKENS, progress=self.progress)
         return self._samples
@@ -89,14 +164,34 @@ class Calibration:
         if self._layer < 0:
             self._hidden = self._embedded()
         self._layer += 1
+        if not self._fit_in_memory():
+            self._moments = {}
+        if self._layer == self.config.num_hidden_layers:
+            self._head()
+            return
         block = build_block(self.weights, self._layer)
         rotary = RotaryPositionalEmbedding(self.config)
         sums: dict[str, Tensor] = {}
-        for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"):
+        for name in INPUTS:
             block.get_submodule(name).register_forward_pre_hook(_adder(sums, name))
         positions = torch.arange(self.rows.shape[1])[None]
         self._hidden = [block(hidden, positions, rotary, None) for hidden in self._hidden]
-        self._moments = {name: total / self.rows.numel() for name, total in sums.items()}
+        for name, total in sums.items():
+            self._moments[f"model.layers.{self._layer}.{name}"] = total / self.rows.numel()
+
+    def _head(self) -> None:
+        """The inputs of the head."""
+        norm = RMSNorm(self.config.hidden_size, self.config.rms_norm_eps)
+        norm.weight.copy_(self.weights.tensor("model.norm.weight"))
+        x = norm(torch.cat(self._hidden)).flatten(0, -2)
+        self._hidden = []
+        self._moments[HEAD] = x.T @ x / len(x)
+
+    def _fit_in_memory(self) -> bool:
+        config = self.config
+        attended = config.num_attention_heads * config.head_dim
+        numbers = 2 * config.hidden_size**2 + attended**2 + config.intermediate_size**2
+        return 4 * numbers * config.num_hidden_layers <= KEPT_BYTES
 
     def _embedded(self) -> list[Tensor]:
         """What the first layer reads: float32 [1, length, hidden_size] a row."""
@@ -117,17 +212,31 @@ def sample(weights: WeightSource, tokens: int, *, progress: bool = True) -> tupl
     """
     config = weights.config
     length = max(2, min(LONGEST_ROW, config.max_position_embeddings, tokens // FEWEST_ROWS))
-    start = config.bos_token_id or 0
-    ends = torch.tensor(config.eos_token_ids, dtype=torch.int64)
-    model = build_model(weights)
-    rows = torch.full((-(-tokens // length), 1), start)
-    cache = model.new_cache(len(rows), length)
-    generator = torch.Generator().manual_seed(0)
-    for _ in progress_bar(range(length - 1), description="sample", unit="tokens", show=progress):
-        logits = model(rows[:, -1:], kv_cache=cache, num_logits_to_keep=1)[:, 0]
+    row_bytes = 8 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * length
+    rows, at_once = -(-tokens // length), max(FEWEST_ROWS, SAMPLED_BYTES // row_bytes)
+    model, generator = build_model(weights), torch.Generator().manual_seed(0)
+    parts, ranges = [], []
+    with progress_bar(description="sample", unit="tokens", total=rows * length, show=progress) as bar:
+        for start in range(0, rows, at_once):
+            cache = model.new_cache(min(at_once, rows - start), length)
+            parts.append(_sampled_rows(model, cache, length, generator, bar.update))
+            ranges.append(CacheRange.of(cache, config))
+    return torch.cat(parts), CacheRange.around(ranges)
+
+
+def _sampled_rows(
+    model: TransformerModel, cache: KVCache, length: int, generator: torch.Generator, advance: Callable[[int], object]
+) -> Tensor:
+    """Token ids, int64 [rows, length], as many rows as the cache has."""
+    config, rows = model.config, cache.keys.shape[1]
+    start, ends = config.bos_token_id or 0, torch.tensor(config.eos_token_ids, dtype=torch.int64)
+    ids = torch.full((rows, 1), start)
+    for _ in range(length - 1):
+        logits = model(ids[:, -1:], kv_cache=cache, num_logits_to_keep=1)[:, 0]
         drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
-        rows = torch.cat([rows, torch.where(torch.isin(drawn, ends), start, drawn)], dim=1)
-    return rows, CacheRange.of(cache, config)
+        ids = torch.cat([ids, torch.where(torch.isin(drawn, ends), start, drawn)], dim=1)
+        advance(rows)
+    return ids
 
 
 def _adder(sums: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

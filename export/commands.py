@@ -27,6 +27,7 @@ REPORT_FILE = "compare.html"
 def run(args: argparse.Namespace) -> None:
     """Export, compare, and say where the bundle is."""
     from export.bundle import export_bundle
+    from export.comparison.thresholds import unfit
     from export.comparison.torch_reference import TorchReference
     from export.precisions import parse_precisions
     from model import build_model, open_checkpoint
@@ -39,8 +40,9 @@ def run(args: argparse.Namespace) -> None:
     def compare_before_rename(folder: Path) -> dict[str, Any]:
         comparison = _compare(Bundle.open(folder), TorchReference(build_model(checkpoint)), text, args)
         _refuse_wrong_graph(comparison)
-        shown.append(table(comparison))
-        return comparison.to_dict()
+        found = unfit(comparison)
+        shown.extend([table(comparison), *found.values()])
+        return comparison.to_dict() | {"unfit": found}
 
     manifest = export_bundle(
         checkpoint,
@@ -58,20 +60,25 @@ def run(args: argparse.Namespace) -> None:
 def compare(args: argparse.Namespace) -> None:
     """The figures, as a table or as JSON, and as a report; too far from the reference is an error."""
     from export.comparison.report_html import html_report
-    from export.comparison.thresholds import OPTIONS, parse_limits, shortfalls
+    from export.comparison.thresholds import OPTIONS, parse_limits, shortfalls, unfit
     from model.files import write_text
 
     text = _read_text(args)
     bundle = Bundle.open(args.bundle)
-    limits = parse_limits({name: getattr(args, name) for name in OPTIONS}, bundle.precisions)
+    parameters = bundle.manifest.get("parameters", {}).get("total")
+    given = {name: getattr(args, name) for name in OPTIONS}
+    limits = parse_limits(given, bundle.precisions, parameters=parameters)
     reference = None if args.checkpoint is None else _torch_reference(args.checkpoint)
     comparison = _compare(bundle, reference, text, args, details=True)
-    faults = shortfalls(comparison, limits)
+    faults, warnings = shortfalls(comparison, limits), unfit(comparison)
     if args.report is not None:
         path = Path(args.report)
         path = path if path.suffix == ".html" else path / REPORT_FILE
-        write_text(path, html_report(comparison, bundle, faults))
-    print(json.dumps(comparison.to_dict() | {"shortfalls": faults}) if args.json else table(comparison))
+        write_text(path, html_report(comparison, bundle, faults, list(warnings.values())))
+    if args.json:
+        print(json.dumps(comparison.to_dict() | {"shortfalls": faults, "unfit": warnings}))
+    else:
+        print("\n".join([table(comparison), *warnings.values()]))
     if faults:
         raise ExportError(f"too far from {comparison.reference.name}: {'; '.join(faults)}")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from model import ModelConfig
 from runtime import contract
+from runtime.engine import exact_products
 from runtime.precisions import PRECISIONS
 
 FILE = "genai_config.json"
@@ -44,12 +45,14 @@ def genai_config(
 
 
 def _decoder(config: ModelConfig, precisions: Collection[str]) -> dict[str, Any]:
-    file = next(row.file for name, row in PRECISIONS.items() if name in precisions)
+    row = next(row for name, row in PRECISIONS.items() if name in precisions)
+    # Who will read the file may have another CPU than ours: one without VNNI must be asked for exact products.
+    exact = {exact_products.OPTION: "1"} if row.has_integer_products else {}
     past_key, past_value = contract.past_names(ANY_LAYER)
     present_key, present_value = contract.present_names(ANY_LAYER)
     return {
-        "filename": f"onnx/{file}",
-        "session_options": {"provider_options": [], **dict([contract.EXACT_PRODUCTS])},
+        "filename": f"onnx/{row.file}",
+        "session_options": {"provider_options": [], **exact},
         "hidden_size": config.hidden_size,
         "head_size": config.head_dim,
         "num_attention_heads": config.num_attention_heads,

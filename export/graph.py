@@ -15,11 +15,12 @@ import onnx_ir as ir
 
 from export.graph_builder import GraphBuilder
 from export.operators import AttentionLayer, FusedOperators, Operators
-from export.version import VERSION
+from export.smoothing import TABLE_SCALE
 from export.weight_formats import Weight, WeightFormat
 from model import WeightSource
 from model.rotary import rotary_angles
 from runtime import contract
+from runtime.version import VERSION
 
 TO_THE_END = np.iinfo(np.int64).max
 
@@ -58,6 +59,9 @@ class _DecoderGraph:
         builder, config = self.builder, self.config
         table = self._weight("model.embed_tokens")
         residual = self.format.embedding(builder, self.input_ids, table)
+        if TABLE_SCALE in self.weights.shapes:
+            scale = builder.constant(TABLE_SCALE, self._load(TABLE_SCALE))
+            residual = builder.op("Mul", [residual, scale], name="model.embed_tokens/Mul_scale")
         if config.learned_position_embeddings:
             residual = self._add_learned_positions(residual)
         first_norm = "model.layers.0.input_layernorm"

@@ -1,15 +1,18 @@
 """A KV cache of int8: a second graph over the same weights, a quarter of the cache's memory, less to read at a step.
 
 onnxruntime's GroupQueryAttention reads such a cache with one scale for a layer's keys and one for its values; both are
-taken from what the model holds in its cache while it writes its own samples. Values are much alike in size, keys are
-not: a few features are many times as large as the rest (KIVI, arXiv:2402.02750), to which one scale would leave few
-steps. So the exporter evens them out first, by powers of two in k_proj and the reverse in q_proj, or in k_norm and
-q_norm where keys are normalized. That changes no bit of any logit with a cache of floats, and needs no operator.
+taken from what the model holds in its cache while it writes its own samples. Some features of keys are many times as
+large as the rest (KIVI, arXiv:2402.02750), to which one scale would leave few steps. So the exporter evens features out
+first: those of keys in k_proj and the reverse in q_proj (k_norm and q_norm where keys are normalized), those of values
+in v_proj and the reverse in o_proj. Then one scale for all is as good as one for each, and needs no operator. Values
+are rotated within their head before that (QuaRot, arXiv:2404.00456): a feature that is large in a few tokens is then
+spread over all, so that the largest is nearer to the rest. Keys cannot be: RoPE comes between them and what reads them.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,22 +27,22 @@ from model.attention import KVCache
 from runtime import contract
 
 LARGEST = 127
-# Other texts have gone a tenth beyond the samples, and what is cut off costs far more than a coarser step.
-HEADROOM = 1.2
-# A feature is lifted by 2^6 at most: one that was still in the samples may move in another text.
-MOST_DOUBLINGS = 6
-PROJECTION = re.compile(r"model\.layers\.(\d+)\.self_attn\.(q|k)_proj\.(?:weight|bias)")
-NORM = re.compile(r"model\.layers\.(\d+)\.self_attn\.(q|k)_norm\.weight")
+# How far other texts may go beyond the samples. What is cut off of a value costs far more than a coarser step; the
+# range of a key is the length of its pair, which it seldom reaches.
+KEY_HEADROOM, VALUE_HEADROOM = 1.05, 1.15
+# A feature is lifted by this at most: one that was still in the samples may move in another text.
+LARGEST_FACTOR = 64.0
+ATTENTION = re.compile(r"model\.layers\.(\d+)\.self_attn\.(\w+)(?:\.(weight|bias))?")
 
 
 @dataclass(frozen=True)
 class CacheRange:
-    """The largest magnitudes that a cache has held.
+    """The largest magnitudes that a cache has held, float32 [num_hidden_layers, num_key_value_heads, head_dim] each.
 
     Attributes:
-        keys: float32 [num_hidden_layers, num_key_value_heads, head_dim]. Of both features that RoPE turns into each
-            other it is the length of the pair, which neither exceeds at any position.
-        values: float32 [num_hidden_layers].
+        keys: of both features that RoPE turns into each other it is the length of the pair, which neither exceeds at
+            any position.
+        values: of each feature, as rotated.
     """
 
     keys: np.ndarray
@@ -50,60 +53,101 @@ class CacheRange:
         """What a model's own cache holds."""
         keys, values = cache.keys[..., : cache.length, :], cache.values[..., : cache.length, :]
         lengths = torch.stack([_pair_lengths(layer, config).amax((0, 2)) for layer in keys])
-        return cls(lengths.numpy(), values.abs().amax((1, 2, 3, 4)).numpy())
+        return cls(lengths.numpy(), (values @ rotation(config.head_dim)).abs().amax((1, 3)).numpy())
 
-    @property
-    def key_doublings(self) -> np.ndarray:
-        """How often each key feature can be doubled and stay within its layer's largest; int, shaped like `keys`."""
-        largest = self.keys.max((1, 2), keepdims=True)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            doublings = np.floor(np.log2(largest / self.keys))
-        return np.nan_to_num(doublings, posinf=MOST_DOUBLINGS).clip(0, MOST_DOUBLINGS).astype(np.int64)
+    @classmethod
+    def around(cls, ranges: Sequence[CacheRange]) -> CacheRange:
+        """The range of several caches together."""
+        keys, values = ([getattr(part, name) for part in ranges] for name in ("keys", "values"))
+        return cls(np.max(keys, axis=0), np.max(values, axis=0))
 
     def scales(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
         """The steps of a layer's keys and of its values, float32 [1] each."""
-        largest = self.keys[layer].max(), self.values[layer]
-        key, value = (np.array([HEADROOM * top / LARGEST if top > 0 else 1.0], np.float32) for top in largest)
+        ends = KEY_HEADROOM * self.keys[layer].max(), VALUE_HEADROOM * self.values[layer].max()
+        key, value = (np.array([end / LARGEST if end > 0 else 1.0], np.float32) for end in ends)
         return key, value
 
 
-class KeyScaledCheckpoint:
-    """A source of weights seen with every key feature brought to about one size; the model computes the same function.
+class EvenedCheckpoint:
+    """A source of weights seen with values rotated, and keys and values of one size each: the same function.
 
     Args:
         weights: of the model.
-        cache_range: the magnitudes by which features are lifted.
+        cache_range: the magnitudes by which features are lifted to the largest of their layer.
     """
+
+    folded = "values rotated within heads, keys and values of one size in the KV cache"
 
     def __init__(self, weights: WeightSource, cache_range: CacheRange) -> None:
         self._weights = weights
-        self.config = weights.config
+        self.config = config = weights.config
         self.shapes = weights.shapes
-        doublings = torch.from_numpy(cache_range.key_doublings)
-        readers = self.config.num_attention_heads // self.config.num_key_value_heads
-        # [num_hidden_layers, features of the tensor]
-        if self.config.qk_norm:  # one norm serves all heads
-            shared = doublings.amin(1)
-            self._scaled, self._doublings = NORM, {"k": shared, "q": -shared}
+        self._rotation = rotation(config.head_dim)
+        readers = config.num_attention_heads // config.num_key_value_heads
+        keys, values = even_factors(cache_range.keys), even_factors(cache_range.values)
+        self._attended = values.repeat_interleave(readers, dim=1).flatten(1)
+        # Projection -> what its outputs are multiplied by, [num_hidden_layers, features].
+        self._outputs = {"v_proj": values.flatten(1)}
+        if config.qk_norm:  # one norm serves all heads
+            shared = keys.amin(1)
+            self._outputs |= {"k_norm": shared, "q_norm": 1 / shared}
         else:
-            query = -doublings.repeat_interleave(readers, dim=1).flatten(1)
-            self._scaled, self._doublings = PROJECTION, {"k": doublings.flatten(1), "q": query}
+            queries = 1 / keys.repeat_interleave(readers, dim=1).flatten(1)
+            self._outputs |= {"k_proj": keys.flatten(1), "q_proj": queries}
+
+    def input_moment(self, name: str, moment: Tensor) -> Tensor:
+        """The inputs of `o_proj` are rotated and evened as the values are; those of others stay."""
+        found = ATTENTION.fullmatch(name)
+        if found is None or found[2] != "o_proj":
+            return moment
+        factor = self._attended[int(found[1])]
+        half = self._rotated(moment).T  # M R, then the same from the other side: R^T M R
+        return self._rotated(half) * factor.outer(factor)
+
+    def _rotated(self, rows: Tensor) -> Tensor:
+        """Each head's part of the last axis, rotated: [..., heads * head_dim]."""
+        return (rows.unflatten(-1, (-1, self.config.head_dim)) @ self._rotation).flatten(-2)
 
     def tensor(self, name: str) -> Tensor:
-        """`WeightSource.tensor`, with rows of queries and keys multiplied by powers of two."""
+        """`WeightSource.tensor`, evened."""
         tensor = self._weights.tensor(name)
-        found = self._scaled.fullmatch(name)
+        found = ATTENTION.fullmatch(name)
         if found is None:
             return tensor
-        doublings = self._doublings[found[2]][int(found[1])]
-        return torch.ldexp(tensor, doublings.unsqueeze(1) if tensor.ndim == 2 else doublings)
+        if found[2] == "o_proj" and found[3] == "weight":
+            return self._rotated(tensor) / self._attended[int(found[1])]
+        if found[2] not in self._outputs:
+            return tensor
+        if found[2] == "v_proj":
+            tensor = self._rotated(tensor.mT).mT if tensor.ndim == 2 else self._rotated(tensor)
+        factor = self._outputs[found[2]][int(found[1])]
+        return tensor * (factor.unsqueeze(1) if tensor.ndim == 2 else factor)
+
+
+def rotation(head_dim: int) -> Tensor:
+    """An orthogonal matrix that mixes features, float32 [head_dim, head_dim].
+
+    Hadamard's, of the largest power of two that divides head_dim, for each of as many parts: all its entries have one
+    size, so every feature of a part goes into every other one by the same share.
+    """
+    matrix, size = torch.ones(1, 1), head_dim & -head_dim
+    while len(matrix) < size:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)]) / 2**0.5
+    return torch.block_diag(*[matrix] * (head_dim // size))
+
+
+def even_factors(ranges: np.ndarray) -> Tensor:
+    """By what each feature is lifted to its layer's largest, [num_hidden_layers, num_key_value_heads, head_dim]."""
+    found = torch.from_numpy(ranges)
+    factors = found.amax((1, 2), keepdim=True) / found
+    return factors.nan_to_num(nan=1.0, posinf=LARGEST_FACTOR).clamp(1, LARGEST_FACTOR)
 
 
 def write_int8_cache_graph(graph: Path, out: Path, cache_range: CacheRange) -> None:
     """Write a graph again with a cache of int8; weights in a file beside it are shared.
 
     Args:
-        graph: a file with GroupQueryAttention, of weights seen through `KeyScaledCheckpoint`.
+        graph: a file with GroupQueryAttention, of weights seen through `EvenedCheckpoint`.
         out: the new file, in the same folder.
         cache_range: of the same checkpoint.
     """

@@ -50,6 +50,8 @@ def describe(manifest: dict[str, Any], defaults: Mapping[str, Any]) -> str:
     for name, entry in manifest["precisions"].items():
         share = f"{entry['int8_weight_fraction']:.1%} of the weights read are int8"
         lines.append(f"{name:<{names}} {entry['file']:<{files}} {entry['file_bytes'] / 1e6:>8.1f} MB  {share}")
+    for done, precisions in _foldings(manifest["precisions"]).items():
+        lines.append(f"{', '.join(precisions)}: {done}")
     stored = ", ".join(f"{name} {value}" for name, value in stored_defaults(defaults).items())
     lines.append(
         f"sampling defaults in {GENERATION_CONFIG}: {stored}; the runtime's own for the rest"
@@ -57,6 +59,15 @@ def describe(manifest: dict[str, Any], defaults: Mapping[str, Any]) -> str:
         else f"no sampling defaults in {GENERATION_CONFIG}: the runtime's own count"
     )
     return "\n".join(lines)
+
+
+def _foldings(precisions: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What was done to weights before they were stored -> the precisions that it was done for."""
+    found: dict[str, list[str]] = {}
+    for name, entry in precisions.items():
+        if entry.get("folded"):
+            found.setdefault("; ".join(entry["folded"]), []).append(name)
+    return found
 
 
 def _sha256(path: Path) -> str:

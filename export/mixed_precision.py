@@ -71,7 +71,7 @@ def smallest_within(
     probe = SensitivityProbe(calibration)
     options = probe.options(candidates, progress)
     target, seen = AIM * kl_budget, {}
-    for _ in range(ROUNDS):
+    for _ in progress_bar(range(ROUNDS), description="auto", unit="graphs", show=progress):
         chosen = cheapest(options, target)
         mixture = _mixture(chosen)
         nbytes = sum(option.nbytes for option in chosen.values())

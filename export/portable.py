@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from export.errors import ExportError
 from export.graph_builder import GraphBuilder
-from export.precisions import Recipe
-from export.weight_formats import DynamicInt8, Float, Weight, WeightFormat, add_bias
+from export.precisions import WEIGHTS, MakeFormat, Recipe, gptq
+from export.weight_formats import DynamicInt8, Float, Weight, add_bias
 
 
 class StandardFloat(Float):
@@ -35,7 +35,7 @@ class DequantizedInt8(DynamicInt8):
         """DequantizeLinear and MatMul, which engines for quantized models know how to fuse.
 
         The zero points are zero, and written all the same: where onnxruntime makes such weights unsigned
-        (`contract.EXACT_PRODUCTS`), it would else give them one for all channels, and then refuse it.
+        (`runtime/engine/exact_products.py`), it would else give them one for all channels, and then refuse it.
         """
         matrix, scales = self._quantized(builder, weight)
         zeros = builder.constant(f"{weight.name}.weight_zero_points", np.zeros(weight.out_features, np.int8))
@@ -44,11 +44,14 @@ class DequantizedInt8(DynamicInt8):
         return add_bias(builder, builder.op("MatMul", [x, matrix], name=f"{weight.name}/MatMul"), weight)
 
 
-_FORMATS: dict[str, tuple[Callable[[], WeightFormat], str]] = {
-    "fp32": (StandardFloat, "32-bit floats: the reference"),
-    "fp16": (lambda: StandardFloat(ir.DataType.FLOAT16), "16-bit floats on disk, computed as 32-bit ones"),
-    "int8": (DequantizedInt8, "8-bit weights, one scale a channel (DequantizeLinear); computed as 32-bit floats"),
-    "q8": (DynamicInt8, "8-bit weights, one scale a channel, activations quantized at run time (MatMulInteger)"),
+_FORMATS: dict[str, tuple[MakeFormat, str]] = {
+    "fp32": (lambda _: StandardFloat(), "32-bit floats: the reference"),
+    "fp16": (lambda _: StandardFloat(ir.DataType.FLOAT16), "16-bit floats on disk, computed as 32-bit ones"),
+    "int8": (
+        lambda calibration: DequantizedInt8(gptq(calibration)),
+        "8-bit weights, one scale a channel (DequantizeLinear); computed as 32-bit floats",
+    ),
+    "q8": (WEIGHTS["q8"], "8-bit weights, one scale a channel, activations quantized at run time (MatMulInteger)"),
 }
 
 
@@ -69,4 +72,4 @@ def portable_recipes(recipes: Sequence[Recipe]) -> list[Recipe]:
 
 def _portable(recipe: Recipe) -> Recipe:
     make_format, summary = _FORMATS[recipe.name]
-    return Recipe(replace(recipe.precision, summary=summary), lambda _: make_format())
+    return replace(recipe, precision=replace(recipe.precision, summary=summary), make_format=make_format)

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from export.calibration import Calibration
+from export.calibration import DEFAULT_TOKENS, Calibration
 from export.errors import ExportError
 from export.mixed_precision import smallest_within
-from export.weight_formats import Blockwise, DynamicInt8, Float, Mixed, WeightFormat
+from export.weight_formats import Blockwise, DynamicInt8, Float, Mixed, SecondMoment, WeightFormat
 from model import ModelConfig
 from runtime.precisions import INT8_CACHE_SUFFIX, PRECISIONS, Precision
 
@@ -22,6 +22,10 @@ WIDE_HIDDEN_SIZE = 512
 BLOCK_SIZE, NARROW_BLOCK_SIZE = 64, 16
 # Four bits need finer scales than eight.
 Q4_BLOCK_SIZE = 32
+# Of a smaller model two layers are too large a part.
+FEWEST_LAYERS_TO_TELL_APART = 12
+# Samples that rounding to 4 bits by GPTQ wants (8 bits gain nothing by more than the usual number).
+Q4_TOKENS = 16_384
 # Nats a token: in the middle between what 8 bits and what 4 bits cost a small model.
 DEFAULT_KL_BUDGET = 0.01
 VOCABULARY = ("model.embed_tokens", "lm_head")
@@ -32,10 +36,19 @@ MakeFormat = Callable[[Calibration], WeightFormat]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A precision, and how its weights are made."""
+    """A precision, and how its weights are made.
+
+    Attributes:
+        precision: its row.
+        make_format: called with what is known of the activations as the weights are seen.
+        smoothed: the weights are seen through `SmoothedCheckpoint`.
+        tokens: how many the model samples for it, unless the user says.
+    """
 
     precision: Precision
     make_format: MakeFormat
+    smoothed: bool = False
+    tokens: int = DEFAULT_TOKENS
 
     @property
     def name(self) -> str:
@@ -48,27 +61,46 @@ def int8_block_size(config: ModelConfig) -> int:
     return BLOCK_SIZE if config.hidden_size >= WIDE_HIDDEN_SIZE else NARROW_BLOCK_SIZE
 
 
+def gptq(calibration: Calibration) -> SecondMoment | None:
+    """Rounding by GPTQ, unless the user wants no calibration."""
+    return calibration.second_moment if calibration.tokens else None
+
+
 def _eight_bits(calibration: Calibration) -> Blockwise:
-    return Blockwise(int8_block_size(calibration.config))
+    return Blockwise(int8_block_size(calibration.config), second_moment=gptq(calibration))
 
 
 def _four_bits(calibration: Calibration) -> Blockwise:
     block_size = min(Q4_BLOCK_SIZE, int8_block_size(calibration.config))
-    return Blockwise(block_size, bits=4, second_moment=calibration.second_moment if calibration.tokens else None)
+    return Blockwise(block_size, bits=4, second_moment=gptq(calibration))
 
 
-def _four_bits_below_the_head(calibration: Calibration) -> WeightFormat:
-    """The table keeps 8 bits: it is read twice, as embedding and as head, whose errors go straight into the logits."""
-    return Mixed(_four_bits(calibration), dict.fromkeys(VOCABULARY, _eight_bits(calibration)))
+def _four_bits_where_they_cost_least(calibration: Calibration) -> WeightFormat:
+    """4 bits for all layers but the first and the last; those in the middle in larger blocks, to pay for the two.
+
+    The first and the last lose most to rounding. The table has 8 bits too: it is read twice, as embedding and as head,
+    whose errors go straight into the logits.
+    """
+    layers = calibration.config.num_hidden_layers
+    eight, four = _eight_bits(calibration), _four_bits(calibration)
+    exceptions: dict[str, WeightFormat] = dict.fromkeys(VOCABULARY, eight)
+    if layers >= FEWEST_LAYERS_TO_TELL_APART:
+        middle = replace(four, block_size=2 * four.block_size)
+        exceptions |= {f"model.layers.{layer}.": eight for layer in (0, layers - 1)}
+        exceptions |= {f"model.layers.{layer}.": middle for layer in range(-(-layers // 4), layers - layers // 4)}
+    return Mixed(four, exceptions)
 
 
 WEIGHTS: dict[str, MakeFormat] = {
     "fp32": lambda _: Float(),
     "fp16": lambda _: Float(ir.DataType.FLOAT16),
     "int8": _eight_bits,
-    "q8": lambda _: DynamicInt8(),
-    "q4": _four_bits_below_the_head,
+    "q8": lambda calibration: DynamicInt8(gptq(calibration)),
+    "q4": _four_bits_where_they_cost_least,
 }
+
+# Floats have no use for it.
+SMOOTHED = frozenset(WEIGHTS) - {"fp32", "fp16"}
 
 
 def automatic(kl_budget: float) -> Recipe:
@@ -79,7 +111,8 @@ def automatic(kl_budget: float) -> Recipe:
         return smallest_within(calibration, kl_budget, candidates, progress=calibration.progress)
 
     row = PRECISIONS["auto"]
-    return Recipe(replace(row, summary=f"{row.summary} of {kl_budget:g} nats"), make_format)
+    row = replace(row, summary=f"{row.summary} of {kl_budget:g} nats")
+    return Recipe(row, make_format, smoothed=True, tokens=Q4_TOKENS)
 
 
 def parse_precisions(names: str, *, kl_budget: float = DEFAULT_KL_BUDGET) -> list[Recipe]:
@@ -92,7 +125,8 @@ def parse_precisions(names: str, *, kl_budget: float = DEFAULT_KL_BUDGET) -> lis
     Raises:
         ExportError: an unknown one; it names those that are known.
     """
-    own = {name: Recipe(PRECISIONS[name], make_format) for name, make_format in WEIGHTS.items()}
+    own = {name: Recipe(PRECISIONS[name], make_format, name in SMOOTHED) for name, make_format in WEIGHTS.items()}
+    own["q4"] = replace(own["q4"], tokens=Q4_TOKENS)
     own["auto"] = automatic(kl_budget)
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in wanted if name not in PRECISIONS]
@@ -103,6 +137,6 @@ def parse_precisions(names: str, *, kl_budget: float = DEFAULT_KL_BUDGET) -> lis
         )
     with_weights = [name for wish in wanted for name in (PRECISIONS[wish].weights, wish)]
     return [
-        own.get(name) or Recipe(PRECISIONS[name], own[PRECISIONS[name].weights].make_format)
+        own.get(name) or replace(own[PRECISIONS[name].weights], precision=PRECISIONS[name])
         for name in dict.fromkeys(with_weights)
     ]

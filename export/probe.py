@@ -16,6 +16,7 @@ import onnxruntime as ort
 
 from runtime import contract
 from runtime.bundle import ModelShape
+from runtime.engine.exact_products import exact_product_options
 
 # Nodes that add to the residual stream, fused with the norm after them or not: their first input is the stream before,
 # their last output the stream after.
@@ -40,7 +41,8 @@ class GraphProbe:
             model.graph.outputs.append(values[name])
         options = ort.SessionOptions()
         options.log_severity_level = ERRORS_ONLY
-        options.add_session_config_entry(*contract.EXACT_PRODUCTS)
+        for entry in exact_product_options().items():
+            options.add_session_config_entry(*entry)
         # The weights stay where they are, beside the original.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
         content = ir.to_proto(model).SerializeToString()

@@ -67,18 +67,25 @@ def restore_blockwise(quantized: np.ndarray, scales: np.ndarray, in_features: in
     return restored.reshape(len(quantized), -1)[:, :in_features]
 
 
-def quantize_per_channel(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def quantize_per_channel(
+    weight: np.ndarray, *, second_moment: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """One scale for every output row, as onnxruntime's quantize_dynamic(per_channel=True) does.
 
     Args:
         weight: float32 [out_features, in_features].
+        second_moment: as `quantize_blockwise` takes it.
 
     Returns:
         quantized: int8 [in_features, out_features], the layout that MatMulInteger reads.
         scales: float32 [out_features].
     """
     scales = _scales(np.abs(weight).max(-1))
-    return np.rint(weight / scales[:, None]).astype(np.int8).T, scales
+    if second_moment is None:
+        integers = np.rint(weight / scales[:, None])
+    else:
+        integers = round_with_feedback(weight, scales[:, None], second_moment, -zero_point(8))
+    return integers.astype(np.int8).T, scales
 
 
 def _blocks(weight: np.ndarray, block_size: int) -> np.ndarray:

@@ -22,6 +22,8 @@ INTEGER_PRODUCTS = 4
 # The layers whose inputs differ in size from token to token: the gated product, which has heavy tails, and the head.
 # The others read normalized rows or averages of values, and gain nothing (docs/decisions/0005).
 TOKENS_DIFFER = ("down_proj", "embed_tokens", "lm_head")
+# From a linear layer's name to the second moment of its inputs; None for a table that no product reads.
+SecondMoment = Callable[[str], np.ndarray | None]
 # Stands in for the magnitude of a token whose inputs are all zero.
 TINY = np.array([1e-30], np.float32)
 
@@ -112,13 +114,13 @@ class Blockwise:
     Attributes:
         block_size: weights that share a scale.
         bits: of a weight, 8 or 4.
-        second_moment: from a linear layer's name to that of its inputs; with it weights are rounded by GPTQ.
+        second_moment: with it weights are rounded by GPTQ.
         remembered: what was quantized already, by name, for one who builds several graphs of one checkpoint.
     """
 
     block_size: int
     bits: int = 8
-    second_moment: Callable[[str], np.ndarray] | None = None
+    second_moment: SecondMoment | None = None
     remembered: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
 
     def describe(self) -> str:
@@ -191,17 +193,23 @@ class Blockwise:
         return arrays
 
 
+@dataclass(frozen=True)
 class DynamicInt8:
     """onnxruntime's quantize_dynamic, done right: int8 weights with a scale a channel, activations scaled at run time.
 
     Unlike that tool it quantizes the head too, and reads the embedding from the head's bytes: the tool leaves a tied
     head in float32 behind a Transpose. And where the activations of some tokens are many times those of others, each
     token gets its own scale, so that one outlier does not cost the others their precision.
+
+    Attributes:
+        second_moment: with it weights are rounded by GPTQ.
     """
 
+    second_moment: SecondMoment | None = None
+
     def describe(self) -> str:
-        """Bits and scales."""
-        return "8 bits a channel"
+        """Bits, scales and rounding."""
+        return f"8 bits a channel{'' if self.second_moment is None else ', GPTQ'}"
 
     def linear(self, builder: GraphBuilder, x: ir.Value, weight: Weight) -> ir.Value:
         """DynamicQuantizeLinear, MatMulInteger and a rescaling; onnxruntime fuses them into DynamicQuantizeMatMul."""
@@ -241,12 +249,12 @@ class DynamicInt8:
         """The linear layer of the table."""
         return self.linear(builder, x, table)
 
-    @staticmethod
-    def _quantized(builder: GraphBuilder, weight: Weight) -> tuple[ir.Value, ir.Value]:
+    def _quantized(self, builder: GraphBuilder, weight: Weight) -> tuple[ir.Value, ir.Value]:
         names = f"{weight.name}.weight_quantized", f"{weight.name}.weight_scales"
         known = builder.graph.initializers
         if names[0] not in known:
-            for name, array in zip(names, quantize_per_channel(weight.load()), strict=True):
+            moment = None if self.second_moment is None else self.second_moment(weight.name)
+            for name, array in zip(names, quantize_per_channel(weight.load(), second_moment=moment), strict=True):
                 builder.constant(name, array)
         return known[names[0]], known[names[1]]
 

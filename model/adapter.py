@@ -18,8 +18,11 @@ from torch import Tensor
 
 from model.checkpoint import SIDE_FILES, Checkpoint
 from model.errors import CheckpointError
+from model.files import read_object
+from model.hub import ADAPTER_FILE
+from model.weight_files import has_weights
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
 PREFIX = "base_model.model."
 DEFAULT_ALPHA = 8  # peft's
 # Settings that change what an adapter computes, each with the values at which it does not.
@@ -48,7 +51,7 @@ class MergedAdapter:
         settings = _read_settings(folder / CONFIG_FILE)
         self._base = Checkpoint(_base_of(folder, settings))
         self.config, self.shapes = self._base.config, self._base.shapes
-        self._tensors = _read_tensors(folder / WEIGHTS_FILE)
+        self._tensors = _read_tensors(folder / ADAPTER_FILE)
         self._alpha = float(settings.get("lora_alpha", DEFAULT_ALPHA))
         self._has_root_scale = bool(settings.get("use_rslora"))
         self._check_fit()
@@ -90,8 +93,8 @@ class MergedAdapter:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter and no model of its own."""
-    return (folder / CONFIG_FILE).is_file() and not (folder / "config.json").is_file()
+    """Whether a folder holds an adapter and no model of its own; some trainers store the base's config beside it."""
+    return (folder / CONFIG_FILE).is_file() and not has_weights(folder)
 
 
 def _factors(name: str) -> tuple[str, str]:
@@ -101,12 +104,7 @@ def _factors(name: str) -> tuple[str, str]:
 
 
 def _read_settings(path: Path) -> Mapping[str, Any]:
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not readable JSON: {error}") from None
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(settings).__name__}, not an object")
+    settings = read_object(path, CheckpointError)
     for name, neutral in _NEUTRAL.items():
         if settings.get(name, neutral[0]) not in neutral:
             raise CheckpointError(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from model.family import (
     read_switches,
     write_switches,
 )
+from model.files import read_object
 from model.rope import RopeScaling, read_rope
 
 PRESETS_FOLDER = Path(__file__).parent / "presets"
@@ -91,9 +91,11 @@ class ModelConfig:
         if self.head_dim % 2:
             raise ConfigError(f"head_dim must be even for rotary embeddings, not {self.head_dim}")
         self._check_switches()
-        for token_id in self.special_token_ids:
-            if not isinstance(token_id, int) or not 0 <= token_id < self.vocab_size:
-                raise ConfigError(f"special token id {token_id!r} is outside the vocabulary of {self.vocab_size}")
+        for name in _TOKEN_ID_KEYS:
+            ids = self.eos_token_ids if name == "eos_token_id" else (getattr(self, name),)
+            for token_id in ids:
+                if token_id is not None and not (isinstance(token_id, int) and 0 <= token_id < self.vocab_size):
+                    raise ConfigError(f"{name} {token_id!r} is outside the vocabulary of {self.vocab_size} tokens")
 
     def _check_switches(self) -> None:
         if self.sliding_window is not None and not (isinstance(self.sliding_window, int) and self.sliding_window > 0):
@@ -115,12 +117,6 @@ class ModelConfig:
         if self.eos_token_id is None:
             return ()
         return self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
-
-    @property
-    def special_token_ids(self) -> tuple[int, ...]:
-        """Every special id that the config names."""
-        singles = (self.bos_token_id, self.pad_token_id)
-        return self.eos_token_ids + tuple(token_id for token_id in singles if token_id is not None)
 
     @property
     def has_qkv_bias(self) -> bool:
@@ -182,13 +178,9 @@ class ModelConfig:
         """Read a config file. Raises ConfigError, naming the file, where it is absent, not JSON, or not a config."""
         path = Path(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8-sig"))
+            values = read_object(path, ConfigError)
         except FileNotFoundError:
             raise ConfigError(f"{path} does not exist") from None
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} is not readable JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path} holds a JSON {type(values).__name__}, not a config object")
         try:
             config = cls.from_dict(values)
         except ConfigError as error:

@@ -62,6 +62,26 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_object(path: Path, raised: type[Exception]) -> dict[str, Any]:
+    """The JSON object of a UTF-8 file, with or without a byte order mark.
+
+    Raises:
+        raised: it cannot be read, is not JSON, is nested too deeply to be read, or is not an object.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise
+    except RecursionError:
+        raise raised(f"{path} is not readable JSON: it is nested too deeply") from None
+    except (OSError, ValueError) as error:
+        raise raised(f"{path} is not readable JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise raised(f"{path} holds a JSON {type(value).__name__}, not an object")
+    return value
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

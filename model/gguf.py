@@ -7,6 +7,7 @@ import functools
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,14 @@ from torch import Tensor
 
 from model.checkpoint import TOKENIZER_FILES
 from model.errors import CheckpointError
+from model.files import write_json
 from model.gguf_config import ARCHITECTURES, ROPE_FACTORS, gguf_architecture, read_gguf_config
 from model.gguf_file import GGUFFile
+from model.gguf_sampling import sampling_defaults
 from model.gguf_tokenizer import write_tokenizer
 from model.parameters import parameter_shapes
 from model.weights import HEAD, TABLE
+from runtime.generation_config import FILE as GENERATION_CONFIG
 
 SUFFIX = ".gguf"
 _OUTSIDE = {TABLE: "token_embd.weight", "model.norm.weight": "output_norm.weight", HEAD: "output.weight"}
@@ -78,20 +82,33 @@ class GGUFModel:
         return tensor
 
     def side_files(self) -> Iterator[Path]:
-        """The tokenizer's files; the GGUF file's own are written to a temporary folder, removed when the process ends.
+        """The tokenizer's files and, where the file has sampling defaults, `generation_config.json`.
+
+        The GGUF file's own are written to a temporary folder, removed when the process ends.
 
         Raises:
             CheckpointError: the file has no tokenizer, or one of a kind that is not implemented.
         """
         folder = self._own_tokenizer if self._tokenizer is None else self._tokenizer
-        return (path for name in TOKENIZER_FILES if (path := folder / name).is_file())
+        tokenizer = (path for name in TOKENIZER_FILES if (path := folder / name).is_file())
+        return chain(tokenizer, self._generation_config)
 
     @functools.cached_property
     def _own_tokenizer(self) -> Path:
-        folder = Path(tempfile.mkdtemp(prefix="gguf-tokenizer-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        folder = _temporary_folder()
         write_tokenizer(self._file, folder)
         return folder
+
+    @functools.cached_property
+    def _generation_config(self) -> tuple[Path, ...]:
+        defaults = sampling_defaults(self._file.metadata)
+        if not defaults:
+            return ()
+        config = self.config.to_dict()
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        path = _temporary_folder() / GENERATION_CONFIG
+        write_json(path, {name: config[name] for name in names if name in config} | defaults)
+        return (path,)
 
     def _check_tensors(self) -> None:
         path, stored = self._file.path, self._file.shapes
@@ -106,6 +123,12 @@ class GGUFModel:
                 raise CheckpointError(
                     f"{path}: {name} has shape {list(stored[name])}, the metadata ask for {list(shape)}"
                 )
+
+
+def _temporary_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="gguf-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def is_gguf(name: str | Path) -> bool:

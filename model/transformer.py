@@ -9,6 +9,7 @@ It has no loss, no files and no tokenizer: `train` computes the loss, `checkpoin
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -191,6 +192,7 @@ class TransformerModel(nn.Module):
         stop_token_ids: Collection[int] = (),
         generator: torch.Generator | None = None,
         use_cache: bool = True,
+        sliding_window: bool = False,
     ) -> list[int]:
         """Continue one prompt. The plain twin of `runtime`, which has every sampler; this one has the two classics.
 
@@ -201,6 +203,8 @@ class TransformerModel(nn.Module):
             top_k: draw among the k likeliest alone.
             stop_token_ids: stop at any of these, which is not returned.
             generator: the source of randomness.
+            sliding_window: go on past the context, approximately: when it is full, its last half runs again as a new
+                prompt, and the rest is forgotten.
             use_cache: False computes every step from scratch: slow, and the same tokens (a test holds it to that).
 
         Returns:
@@ -208,11 +212,16 @@ class TransformerModel(nn.Module):
         """
         if input_ids.ndim != 1 or not len(input_ids):
             raise ValueError("generate continues one prompt of at least one token: input_ids must be [sequence]")
-        room = self.config.max_position_embeddings - len(input_ids)
+        context = self.config.max_position_embeddings
         tokens = input_ids.to(self.device).unsqueeze(0)
-        cache = self.new_cache(1, len(input_ids) + min(room, max_new_tokens)) if use_cache else None
-        pending, new_ids = tokens, []
-        for _ in range(min(room, max_new_tokens)):
+        new_cache = partial(self.new_cache, 1, min(context, len(input_ids) + max_new_tokens))
+        cache = new_cache() if use_cache else None
+        pending, new_ids = tokens, list[int]()
+        limit = max_new_tokens if sliding_window else min(max_new_tokens, context - len(input_ids))
+        while len(new_ids) < limit:
+            if tokens.shape[1] >= context:  # only where it slides
+                pending = tokens = tokens[:, -(context // 2) :]
+                cache = new_cache() if use_cache else None
             logits = self(pending, kv_cache=cache, num_logits_to_keep=1)[0, -1]
             token_id = _sample(logits.float(), temperature, top_k, generator)
             if int(token_id) in stop_token_ids:

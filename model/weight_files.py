@@ -5,7 +5,6 @@ PyTorch's files are pickles, so they are read with `weights_only=True`: a file t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model.errors import CheckpointError
+from model.files import read_object
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -73,6 +73,11 @@ class WeightFiles:
             raise CheckpointError(f"{path} is cut off or not a safetensors file ({error}); fetch it again") from None
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder has weights under a name that is read."""
+    return any((folder / name).is_file() for name in (WEIGHTS_FILE, INDEX_FILE, PYTORCH_FILE, PYTORCH_INDEX_FILE))
+
+
 def _unpickle(path: Path) -> Mapping[str, Tensor]:
     """The state dict of a PyTorch file; the numbers of newer files stay on disk until they are used."""
     try:
@@ -104,10 +109,15 @@ def _weight_files(folder: Path) -> list[Path]:
     )
 
 
-def _shards(index: Path) -> list[Path]:
+def shard_names(index: Path) -> list[str]:
+    """The files that an index of weights names.
+
+    Raises:
+        CheckpointError: it cannot be read, or names files outside its folder or of another kind.
+    """
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted(set(read_object(index, CheckpointError)["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} is not an index of weights: {error!r}") from None
     suffix = ".bin" if index.name == PYTORCH_INDEX_FILE else ".safetensors"
     for name in names:
@@ -115,6 +125,12 @@ def _shards(index: Path) -> list[Path]:
             raise CheckpointError(f"{index} names a file outside the folder: {name!r}")
         if not name.endswith(suffix):
             raise CheckpointError(f"{index} names {name!r}, which is not a {suffix} file")
+    return names
+
+
+def _shards(index: Path) -> list[Path]:
+    names = shard_names(index)
+    for name in names:
         if not (index.parent / name).is_file():
             raise CheckpointError(f"{index} names {name}, which is not there")
     return [index.parent / name for name in names]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from runtime.cli.command_line import run_to_exit_code
 from runtime.cli.sampling_arguments import add_sampling_arguments
+from runtime.version import VERSION
 
 RAW = argparse.RawDescriptionHelpFormatter
 
@@ -20,6 +21,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         epilog="example:\n  python -m runtime generate bundles/demo --prompt 'Once upon a time' --seed 1",
         formatter_class=RAW,
     )
+    parser.add_argument("--version", action="version", version=f"SmolText {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_generate(commands)
     _add_chat(commands)
@@ -30,13 +32,14 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 1 failed, 2 usage."""
+    """Run a command and return its exit code: 0, 1 failed, 2 usage, 3 a constrained text that was cut."""
     args = parse_args(arguments)
 
-    def command() -> None:
+    def command() -> int | None:
         from runtime.cli import commands  # onnxruntime is loaded here: --help must not wait for it
 
-        getattr(commands, args.command)(args)
+        code: int | None = getattr(commands, args.command)(args)
+        return code
 
     return run_to_exit_code(command)
 
@@ -45,20 +48,31 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser = commands.add_parser(
         "generate",
         help="continue a text",
-        description="Continue a text and print it, prompt and continuation.",
+        description="Continue a text and print it, prompt and continuation; or, with --chat, answer a question.",
         epilog="example:\n  python -m runtime generate bundles/demo --prompt 'Tom had a red car.' --greedy\n"
+        "  echo 'What is gravity?' | python -m runtime generate bundles/smollm2 --chat\n"
         "  python -m runtime generate bundles/demo --prompt 'A person: ' --json-schema person.json",
         formatter_class=RAW,
     )
     _add_bundle(parser)
     parser.add_argument(
         "--prompt",
-        default="",
         metavar="TEXT",
-        help="what to continue; '-' reads it from stdin; without it the model starts from its BOS token",
+        help="what to continue; '-': stdin as it is; default: what is piped into stdin, without the newline at its "
+        "end, else the model starts from its BOS token",
     )
+    parser.add_argument("--chat", action="store_true", help="the prompt is a question: print the answer")
+    parser.add_argument("--system", metavar="TEXT", help="with --chat: a system message before the question")
+    parser.add_argument("--completion-only", action="store_true", help="print the new text without the prompt")
+    parser.add_argument("--verbose", action="store_true", help="tell how long it took, on stderr")
     add_sampling_arguments(parser)
     _add_speed(parser)
+    parser.add_argument(
+        "--sliding-window",
+        action="store_true",
+        help="go on past the context, approximately: when it is full, the model reads its last half anew and forgets "
+        "the rest",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object: text, token ids, speeds")
 
 
@@ -67,7 +81,7 @@ def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "chat",
         help="talk with a chat model",
         description="Talk with a model that has a chat template. Ctrl-C stops an answer, Ctrl-D ends the chat, "
-        '/help lists more; """ begins and ends a question of several lines.',
+        "/help lists more. Text that is piped in is one question.",
         epilog="example:\n  python -m runtime chat HuggingFaceTB/SmolLM2-135M-Instruct --system 'Be brief.'",
         formatter_class=RAW,
     )
@@ -79,6 +93,8 @@ def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         default="error",
         help="when the context is full: refuse the question, or forget the oldest messages (default %(default)s)",
     )
+    parser.add_argument("--line-by-line", action="store_true", help="each line that is piped in is a question")
+    parser.add_argument("--verbose", action="store_true", help="tell how long each answer took, on stderr")
     add_sampling_arguments(parser)
     _add_speed(parser)
 

@@ -62,6 +62,10 @@ class Bundle:
     repo: str | None = None
     remote_bytes: Mapping[str, int] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """The folder and the precisions, which is what tells bundles apart."""
+        return f"Bundle({str(self.folder)!r}, precisions={list(self.precisions)})"
+
     @classmethod
     def open(cls, path_or_hub_id: str | Path, *, revision: str | None = None) -> Bundle:
         """Open a local folder or a Hub id.

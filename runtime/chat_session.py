@@ -6,7 +6,8 @@ conversation; its ids begin with the ids that the cache holds, as the model itse
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 from runtime.engine.sequence import DEFAULT_MAX_NEW_TOKENS
@@ -15,6 +16,7 @@ from runtime.generation.text_delta import TextDelta
 from runtime.generation.text_stream import IsCancelled, TextStream
 from runtime.generation_config import FILE as GENERATION_CONFIG
 from runtime.language_model import LanguageModel
+from runtime.sampling.logits_processors import LogitsProcessor
 from runtime.sampling.options import DefaultLength, SamplingOptions
 from runtime.text.chat_template import Message
 
@@ -60,6 +62,10 @@ class ChatSession:
         self._answering: Iterator[TextDelta] = iter(())
         self.reset(system)
 
+    def __repr__(self) -> str:
+        """The model, and how far the conversation has come."""
+        return f"ChatSession({self._model!r}, {len(self.messages)} messages)"
+
     def reset(self, system: str | None = None) -> None:
         """Forget the conversation and begin anew; what the cache holds is still reused where it fits."""
         self._end_answer()
@@ -67,10 +73,27 @@ class ChatSession:
         self.prompt_tokens = self.prefilled_tokens = self.dropped_messages = 0
         self._written: tuple[str, list[int]] = ("", [])  # text and ids of the conversation, as the model has seen it
 
+    def resume(self, messages: list[Message]) -> None:
+        """Go on with an earlier conversation; an answer that is under way ends."""
+        self.reset()
+        self.messages = [dict(message) for message in messages]
+
+    @property
+    def context_tokens(self) -> int:
+        """How many tokens the model sees at once."""
+        return self._context
+
     def ask(
-        self, question: str, sampling: SamplingOptions | None = None, *, is_cancelled: IsCancelled | None = None
+        self,
+        question: str,
+        sampling: SamplingOptions | None = None,
+        *,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        is_cancelled: IsCancelled | None = None,
     ) -> Iterator[TextDelta]:
         """Stream the answer; an answer that is still under way ends. The arguments are those of `LanguageModel.chat`.
+
+        Without `max_new_tokens` an answer may be as long as the context has room for.
 
         Raises:
             PromptError: the question does not fit the context, under the policy; the conversation is as it was before.
@@ -87,17 +110,93 @@ class ChatSession:
             kept, text, prompt_ids = self._without_the_oldest(messages, sampling)
         if len(prompt_ids) + (_asked_tokens(sampling) or 1) > self._capacity(sampling):
             raise self._too_long(kept, len(prompt_ids), sampling)
-        stream = self._model.start(prompt_ids, sampling, is_cancelled=is_cancelled, cache=self._cache)
+        self._answering = self._start(kept, "", text, prompt_ids, sampling, logits_processors, is_cancelled)
         self.dropped_messages = len(messages) - len(kept)
-        cached_tokens = min(self._cache.common_prefix(prompt_ids), len(prompt_ids) - 1)
-        self.prompt_tokens, self.prefilled_tokens = len(prompt_ids), len(prompt_ids) - cached_tokens
-        self._answering = self._answer(stream, kept, text, prompt_ids)
         return self._answering
 
-    def _answer(
-        self, stream: TextStream, messages: list[Message], prompt: str, prompt_ids: list[int]
+    def ask_again(
+        self,
+        sampling: SamplingOptions | None = None,
+        *,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        is_cancelled: IsCancelled | None = None,
     ) -> Iterator[TextDelta]:
-        answer = ""
+        """Stream another answer to the last question, in place of the one it has. Raises what `ask` raises.
+
+        Raises:
+            OptionError: there is no answer yet.
+        """
+        self._end_answer()
+        before = self.messages
+        question, _ = self._last_turn()
+        self.messages = before[:-2]
+        try:
+            return self.ask(question, sampling, logits_processors=logits_processors, is_cancelled=is_cancelled)
+        finally:
+            self.messages = before  # until the new answer has begun
+
+    def continue_answer(
+        self,
+        sampling: SamplingOptions | None = None,
+        *,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        is_cancelled: IsCancelled | None = None,
+    ) -> Iterator[TextDelta]:
+        """Stream more of the last answer, from where it was cut.
+
+        Raises:
+            OptionError: there is no answer yet, or the options cannot be met.
+            PromptError: the context is full.
+        """
+        self._end_answer()
+        _, answer = self._last_turn()
+        messages = self.messages[:-1]
+        written, written_ids = self._written
+        text = self._template.render(messages) + answer
+        # As the model wrote it, where that is known.
+        ids = written_ids if written == text else self._model.tokenizer.encode_prompt(text, add_special_tokens=False)
+        sampling = sampling or self._model.default_sampling
+        if len(ids) + (_asked_tokens(sampling) or 1) > self._capacity(sampling):
+            raise self._too_long(messages, len(ids), sampling)
+        self.dropped_messages = 0
+        self._answering = self._start(messages, answer, text, ids, sampling, logits_processors, is_cancelled)
+        return self._answering
+
+    def _last_turn(self) -> tuple[str, str]:
+        """The last question and its answer."""
+        if [message["role"] for message in self.messages[-2:]] != ["user", "assistant"]:
+            raise OptionError("there is no answer yet: ask a question first")
+        question, answer = (message["content"] for message in self.messages[-2:])
+        return question, answer
+
+    def _start(
+        self,
+        messages: list[Message],
+        answer: str,
+        text: str,
+        prompt_ids: list[int],
+        sampling: SamplingOptions,
+        logits_processors: Sequence[LogitsProcessor],
+        is_cancelled: IsCancelled | None,
+    ) -> Iterator[TextDelta]:
+        """The answer to messages, of which there is a beginning already; `text` and `prompt_ids` end with that."""
+        if sampling.max_new_tokens is None:
+            sampling = replace(sampling, max_new_tokens=self._context - len(prompt_ids))
+        stream = self._model.start(
+            prompt_ids,
+            sampling,
+            logits_processors=logits_processors,
+            is_cancelled=is_cancelled,
+            cache=self._cache,
+        )
+        cached_tokens = min(self._cache.common_prefix(prompt_ids), len(prompt_ids) - 1)
+        self.prompt_tokens, self.prefilled_tokens = len(prompt_ids), len(prompt_ids) - cached_tokens
+        return self._answer(stream, messages, answer, text, prompt_ids)
+
+    def _answer(
+        self, stream: TextStream, messages: list[Message], answer: str, prompt: str, prompt_ids: list[int]
+    ) -> Iterator[TextDelta]:
+        begun = len(answer)
         try:
             for delta in stream.deltas():
                 answer += delta.text
@@ -105,7 +204,7 @@ class ChatSession:
         finally:
             self.messages = [*messages, {"role": "assistant", "content": answer}]
             # Cut off at a stop string, the text is not that of the ids.
-            self._written = ("", []) if stream.is_cut else (prompt + answer, prompt_ids + stream.new_ids)
+            self._written = ("", []) if stream.is_cut else (prompt + answer[begun:], prompt_ids + stream.new_ids)
 
     def _end_answer(self) -> None:
         if isinstance(self._answering, Generator):

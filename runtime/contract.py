@@ -19,10 +19,6 @@ SEQUENCE = "sequence_length"  # new tokens
 PAST = "past_sequence_length"  # cached tokens, or the cache's capacity when past and present are one buffer
 TOTAL = "total_sequence_length"  # cached and new tokens
 
-# How a session must be opened: without VNNI, an x86 CPU adds two products of 8 bits in 16, which overflow, unless
-# onnxruntime is told to be exact there. Elsewhere this does nothing (docs/decisions/0007).
-EXACT_PRODUCTS = "session.x64quantprecision", "1"
-
 # A cache tensor is [batch_size, num_key_value_heads, past_sequence_length, head_dim], of one of these dtypes: float32,
 # or int8 where the graph has the scales.
 CacheDtype = type[np.float32] | type[np.int8]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, ModelShape
 from runtime.engine.kv_cache import KVCache
 from runtime.engine.prompt_cache import PromptCache, exact_granularity
 from runtime.engine.scheduler import Scheduler
 from runtime.engine.session import DecoderSession
 from runtime.engine.shared_scheduler import SharedScheduler
 from runtime.errors import OptionError, PromptError
+from runtime.generation.sliding_window import ENDLESS, sliding_deltas
 from runtime.generation.text_delta import Generation, TextDelta, collect
 from runtime.generation.text_request import TextRequest
 from runtime.generation.text_stream import IsCancelled, TextStream
@@ -45,6 +48,7 @@ class LanguageModel:
         prompt_lookup: bool = False,
         cached_prompts: int = 1,
         max_running: int | None = None,
+        max_pause_steps: float = MAX_PAUSE_STEPS,
     ) -> None:
         self.bundle = bundle
         self.session = session
@@ -59,7 +63,7 @@ class LanguageModel:
                 prompts=PromptCache(session, cached_prompts, granularity),
                 max_running=max_running,
                 batches=session.has_independent_rows,  # nor on who else is served
-                max_pause_steps=MAX_PAUSE_STEPS,
+                max_pause_steps=max_pause_steps,
             )
         )
 
@@ -75,6 +79,7 @@ class LanguageModel:
         batch_invariant: bool = False,
         cached_prompts: int = 1,
         max_running: int | None = None,
+        max_pause_steps: float = MAX_PAUSE_STEPS,
         revision: str | None = None,
     ) -> LanguageModel:
         """Open a bundle.
@@ -94,6 +99,8 @@ class LanguageModel:
                 (256 in q8), and in a batch-invariant session that runs its own prompts every token of it and of the
                 answer.
             max_running: texts that are generated at once; others wait in line. None for as many as fit the memory.
+            max_pause_steps: while texts are generated, a piece of a new prompt takes about this many of their steps:
+                more for a crowd's tokens a second, fewer for steady streams.
             revision: branch, tag or commit of a Hub id.
 
         Raises:
@@ -124,7 +131,12 @@ class LanguageModel:
             prompt_lookup=prompt_lookup,
             cached_prompts=cached_prompts,
             max_running=max_running,
+            max_pause_steps=max_pause_steps,
         )
+
+    def __repr__(self) -> str:
+        """The bundle's folder and the precision."""
+        return f"LanguageModel({str(self.bundle.folder)!r}, precision={self.session.precision!r})"
 
     @property
     def scheduler(self) -> SharedScheduler:
@@ -156,6 +168,29 @@ class LanguageModel:
             self._prompt_ids(prompt), sampling, logits_processors=logits_processors, is_cancelled=is_cancelled
         ).deltas()
 
+    def stream_past_context(
+        self,
+        prompt: str | Sequence[int],
+        sampling: SamplingOptions | None = None,
+        *,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        is_cancelled: IsCancelled | None = None,
+    ) -> Iterator[TextDelta]:
+        """`stream`, but approximate past the context: when it is full, its last half runs again as a new prompt.
+
+        The text may have any length, and the prompt too. It is computed alone, without prompt lookup.
+        """
+        self.session.check_token_ids(prompt_ids := self._prompt_ids(prompt))
+        came: deque[TextDelta] = deque()
+        text = self.text_request(
+            prompt_ids,
+            sampling,
+            logits_processors=logits_processors,
+            on_delta=came.append,
+            shape=replace(self.session.shape, max_position_embeddings=ENDLESS),
+        )
+        return sliding_deltas(text, came, self.session, self._scheduler, is_cancelled)
+
     def generate(
         self,
         prompt: str | Sequence[int],
@@ -176,6 +211,7 @@ class LanguageModel:
         messages: Sequence[Message],
         sampling: SamplingOptions | None = None,
         *,
+        logits_processors: Sequence[LogitsProcessor] = (),
         is_cancelled: IsCancelled | None = None,
     ) -> Iterator[TextDelta]:
         """Stream the assistant's answer to messages such as `[{"role": "user", "content": "Hi"}]`.
@@ -189,7 +225,7 @@ class LanguageModel:
         # The template has put the special tokens in; a second BOS would be one that the model never saw.
         prompt = self.chat_template.render(messages)
         prompt_ids = self.tokenizer.encode_prompt(prompt, add_special_tokens=False)
-        return self.stream(prompt_ids, sampling, is_cancelled=is_cancelled)
+        return self.stream(prompt_ids, sampling, logits_processors=logits_processors, is_cancelled=is_cancelled)
 
     def score(self, text: str, prompt: str = "") -> TextScore:
         """The log-probability of each token of a text that follows a prompt; without one, the BOS token.
@@ -258,10 +294,14 @@ class LanguageModel:
         cache: KVCache | None = None,
         reuse_prompt: bool = True,
         on_delta: Callable[[TextDelta], object],
+        shape: ModelShape | None = None,
     ) -> TextRequest:
-        """A request for `scheduler`, or one of one's own, whose tokens come as pieces of text; see TextRequest."""
+        """A request for `scheduler`, or one of one's own, whose tokens come as pieces of text; see TextRequest.
+
+        `shape` bounds their number.
+        """
         return TextRequest(
-            self.session.shape,
+            shape or self.session.shape,
             self.tokenizer,
             prompt_ids,
             self.default_sampling if sampling is None else sampling,

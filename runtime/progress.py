@@ -1,6 +1,7 @@
 """How far a long piece of work is, on stderr: a bar on a terminal, and in a log a line every few seconds.
 
-Every package uses it. tqdm comes with huggingface_hub, which tokenizers needs; it is loaded when a bar is made.
+Every package uses it, and none uses tqdm itself. tqdm comes with huggingface_hub, which tokenizers needs; it is loaded
+when a bar is made.
 """
 
 from __future__ import annotations
@@ -13,11 +14,18 @@ from collections.abc import Iterable
 from typing import Any
 
 SECONDS_BETWEEN_LINES = 5.0
-LINE_FORMAT = "{desc}: {n_fmt} of {total_fmt} {unit} in {elapsed}, {remaining} left"
+LINE_FORMAT = "{desc}: {n_fmt} of {total_fmt} {unit} in {elapsed}, {remaining} left{postfix}"
+LINE_FORMAT_WITHOUT_TOTAL = "{desc}: {n_fmt} {unit} in {elapsed}{postfix}"
 
 
 def progress_bar(
-    items: Iterable[Any] | None = None, *, description: str, unit: str, total: int | None = None, show: bool = True
+    items: Iterable[Any] | None = None,
+    *,
+    description: str,
+    unit: str,
+    total: int | None = None,
+    initial: int = 0,
+    show: bool = True,
 ) -> Any:
     """A tqdm bar: iterate over it, or call its `update`, in a `with` block. Nothing remains of it on a terminal.
 
@@ -26,9 +34,17 @@ def progress_bar(
         description: what is being done.
         unit: what is counted, in the plural.
         total: how many there will be; None for the length of `items`.
+        initial: how many were done before, by work that goes on.
         show: False for a bar that shows nothing.
     """
-    return bar_class()(items, desc=description, unit=unit, total=total, disable=not show or sys.stderr is None)
+    is_hidden = not show or sys.stderr is None
+    return bar_class()(items, desc=description, unit=unit, total=total, initial=initial, disable=is_hidden)
+
+
+def write_line(line: str) -> None:
+    """Print a line on stderr, above the bars of a terminal."""
+    if sys.stderr is not None:
+        bar_class().write(line, file=sys.stderr)
 
 
 @functools.cache
@@ -54,7 +70,7 @@ def bar_class() -> Any:
             now = time.monotonic()
             if msg is None and now - max(self.started, ProgressBar.last_line) >= SECONDS_BETWEEN_LINES:
                 ProgressBar.last_line = now
-                values = self.format_dict | {"bar_format": LINE_FORMAT if self.total else None}
+                values = self.format_dict | {"bar_format": LINE_FORMAT if self.total else LINE_FORMAT_WITHOUT_TOTAL}
                 sys.stderr.write(f"{self.format_meter(**values).strip()}\n")
                 sys.stderr.flush()
             return True

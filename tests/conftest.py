@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,22 @@ def shared_data() -> Path:
 def tiny_bundle() -> Path:
     """The committed bundle of random weights: fp32 and int8, a chat template, a context of 192. Read it only."""
     return REPOSITORY / "tests" / "goldens" / "tiny-bundle"
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Path:
+    """The folder of SmolLM2-135M-Instruct, or of a model of its kind, that whoever runs the tests has."""
+    if "SMOLTEXT_REAL_MODEL" not in os.environ:
+        pytest.skip("SMOLTEXT_REAL_MODEL names no folder of SmolLM2-135M-Instruct")
+    return Path(os.environ["SMOLTEXT_REAL_MODEL"])
+
+
+@pytest.fixture(scope="session")
+def real_gguf() -> Path:
+    """A GGUF file of the same model."""
+    if "SMOLTEXT_REAL_GGUF" not in os.environ:
+        pytest.skip("SMOLTEXT_REAL_GGUF names no GGUF file of SmolLM2-135M-Instruct")
+    return Path(os.environ["SMOLTEXT_REAL_GGUF"])
 
 
 @pytest.fixture(scope="session")

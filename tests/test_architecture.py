@@ -34,7 +34,10 @@ HOME_OF = {
     "fastapi": {"app"},
     "starlette": {"app"},
     "uvicorn": {"app"},
+    "pydantic": {"app"},
+    "prometheus_client": {"app"},
     "transformers": set(),
+    "lm_eval": {"train"},
 }
 # The rooms of a folder from the ground up: each may import those before it alone.
 ORDER = {
@@ -43,6 +46,7 @@ ORDER = {
         "contract",
         "precisions",
         "progress",
+        "version",
         "hub",
         "sampling",
         "generation_config",
@@ -61,17 +65,25 @@ ORDER = {
         "errors",
         "labels",
         "signals",
+        "recipe_paths",
         "data",
         "config",
         "loss",
+        "distillation",
+        "preference",
         "lora",
         "optimizer",
+        "precision",
         "schedule",
         "throughput",
+        "dropout",
         "distributed",
         "evaluate",
+        "samples",
+        "harness",
         "run",
         "setup",
+        "resume",
         "step_actions",
         "loop",
         "commands",
@@ -185,6 +197,10 @@ def test_a_library_is_imported_in_its_home_only(library):
             continue
         found = {name for name in imported(parse(path)) if name.split(".")[0] == library}
         assert not found, f"{path.relative_to(REPOSITORY)} imports {found}"
+
+
+def test_bars_are_made_by_one_module_that_knows_logs():
+    assert [path for path in FILES if "tqdm" in set(imported(parse(path)))] == [REPOSITORY / "runtime" / "progress.py"]
 
 
 @pytest.mark.parametrize("path", files_of("runtime"), ids=lambda path: path.name)

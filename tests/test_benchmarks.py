@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from benchmarks.__main__ import main, table
+from benchmarks.__main__ import main
+from benchmarks.intervals import median_interval
+from benchmarks.machine import this_machine
+from benchmarks.tables import markdown_table, replace_section, text_table
 from benchmarks.worker import Worker
+from benchmarks.workloads import WORKLOADS
+
+EMPTY = {workload.name: {"peer": [1.0], "ours": [1.0]} for workload in WORKLOADS[1:]}
 
 
 def test_our_own_engine_answers_with_times_and_memory(tiny_bundle):
@@ -20,12 +27,56 @@ def test_our_own_engine_answers_with_times_and_memory(tiny_bundle):
         worker.close()
 
 
+RATES = {"prefill 512": {"peer": [100.0, 50.0, 200.0], "ours": [110.0, 60.0, 210.0]}}
+
+
 def test_ratios_are_taken_round_by_round():
-    rates = {"decode": {"peer": [100.0, 50.0, 200.0], "ours": [110.0, 60.0, 200.0]}}
-    lines = table(rates, {"ours": 5_000_000}).splitlines()
-    assert "1.00  (1.00 to 1.00)" in lines[1]
-    assert "1.10  (1.00 to 1.20)" in lines[2]
-    assert lines[3].split()[-2:] == ["5", "MB"]
+    lines = text_table(RATES, {"peer": 1_000_000, "ours": 5_000_000}).splitlines()
+    assert "1.00  (1.00 to 1.00 at 75%)" in lines[1]
+    assert "1.10  (1.05 to 1.20 at 75%)" in lines[2]
+    assert lines[4].split()[-2:] == ["5", "MB"]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        # 1 - 2 * P(Binomial(n, 1/2) < k), worked out by hand.
+        ([3.0], (3, 3, 3, 0)),
+        ([5.0, 1, 2, 4, 3], (3, 1, 5, 1 - 2 / 32)),
+        ([6.0, 1, 2, 4, 3, 5], (3.5, 1, 6, 1 - 2 / 64)),
+        ([*range(1, 10)], (5, 2, 8, 1 - 2 * (1 + 9) / 512)),
+    ],
+)
+def test_a_median_lies_within_its_interval(values, expected):
+    assert tuple(median_interval(values)) == pytest.approx(expected)
+
+
+def test_the_interval_holds_the_true_median_as_often_as_it_says():
+    draws = np.random.default_rng(0).exponential(size=(4000, 11))
+    intervals = [median_interval(values.tolist()) for values in draws]
+    hits = np.mean([found.low <= np.log(2) <= found.high for found in intervals])
+    assert hits == pytest.approx(intervals[0].confidence, abs=0.01)
+
+
+def test_a_machine_is_told_by_its_best_instructions(tmp_path):
+    (tmp_path / "cpuinfo").write_text("model name\t: A CPU\nflags\t: avx2 avx512f avx512_vnni\nmodel name\t: A CPU\n")
+    machine = this_machine(2, tmp_path / "cpuinfo")
+    assert (machine.cpu, machine.kind, machine.cores) == ("A CPU", "AVX512-VNNI", 2)
+    assert "memory 20 to 31 GB/s" in machine.line([31e9, 20e9])
+    assert this_machine(1, tmp_path / "none").cores == 1
+
+
+def test_a_written_table_leaves_those_of_other_machines(tmp_path):
+    file = tmp_path / "benchmarks.md"
+    file.write_text("# Speed\n\nWords.\n")
+    replace_section(file, "AVX2", "old")
+    replace_section(file, "VNNI", "theirs")
+    replace_section(file, "AVX2", markdown_table("8 bits", {**RATES, **EMPTY}, {"peer": 1_000_000, "ours": 5_000_000}))
+    text = file.read_text()
+    assert text.startswith("# Speed\n\nWords.\n\n<!-- begin: AVX2 -->\n| 8 bits | prefill 512 |")
+    assert "| ours | **1.10** (1.05 to 1.20) |" in text
+    assert "old" not in text
+    assert text.endswith("<!-- begin: VNNI -->\ntheirs\n<!-- end: VNNI -->\n")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +86,7 @@ def test_ratios_are_taken_round_by_round():
         (["x=smoltext"], 1, "KIND:PYTHON:MODEL"),
         (["x=smoltext:-:no-such-bundle"], 1, "ended instead of answering"),
         (["x=smoltext:-:m", "--rounds", "1"], 2, "at least 2"),
+        (["no-such-file.toml"], 1, "no-such-file.toml"),
     ],
 )
 def test_an_engine_that_cannot_run_is_one_clear_line(arguments, code, named, capfd):

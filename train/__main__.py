@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from runtime.cli.command_line import run_to_exit_code
+from runtime.errors import SmolTextError
 from train import commands
+from train.distributed.launch import LAUNCHED, heed_launcher, is_follower, launch
+
+FOLLOWER_WAIT_SECONDS = 5.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,18 +35,44 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--overwrite", action="store_true", help="delete the run at --out first")
 
-    resume = _command(subparsers, commands.resume, "python -m train resume runs/stories")
+    resume = _command(subparsers, commands.resume, "python -m train resume runs/stories --set schedule.steps=9000")
     resume.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     resume.add_argument(
         "--set",
         action="append",
         default=[],
-        metavar="machine.KEY=VALUE",
-        help="override a value",
+        metavar="SECTION.KEY=VALUE",
+        help="override a value of the sections machine, schedule or run",
     )
 
-    for command in (run, resume):
+    branch = _command(
+        subparsers,
+        commands.branch,
+        "python -m train branch runs/stories --out runs/other --set schedule.steps=9000 --set data.source=better.txt",
+    )
+    branch.add_argument("run", type=Path, metavar="RUN", help="a run folder, which stays as it is")
+    branch.add_argument("--out", type=Path, required=True, help="the run folder to make")
+    branch.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override a value of the sections machine, schedule, run, data or optimizer",
+    )
+
+    for command in (resume, branch):
+        command.add_argument(
+            "--from-step",
+            type=_not_negative,
+            metavar="STEP",
+            help="the saved state to continue from (default: the last to which the old and the new schedule lead)",
+        )
+
+    for command in (run, resume, branch):
         command.add_argument("--stop-at", type=_positive, metavar="STEP", help="stop after this step, saved")
+        command.add_argument(
+            "--processes", type=_positive, default=1, help="one per GPU of this machine (default %(default)s)"
+        )
 
     tokenize = _command(subparsers, commands.tokenize, "python -m train tokenize my.toml --out tokens/my --workers 8")
     tokenize.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of a recipe in train/recipes")
@@ -72,6 +104,23 @@ def build_parser() -> argparse.ArgumentParser:
     plot.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run folder")
     plot.add_argument("--out", type=Path, required=True, help="the PNG to write")
 
+    evaluate = _command(
+        subparsers,
+        commands.evaluate,
+        "python -m train evaluate runs/a/checkpoint bundles/a --precision fp32,int8",
+    )
+    evaluate.add_argument(
+        "models", metavar="CHECKPOINT|BUNDLE", nargs="+", help="the others are compared with the first, item by item"
+    )
+    evaluate.add_argument(
+        "--precision", type=_names, default=[], metavar="NAMES", help="of bundles (default: their default)"
+    )
+    evaluate.add_argument(
+        "--tasks", type=_names, default=[], metavar="NAMES", help="ours or lm-eval's (default: all of ours)"
+    )
+    evaluate.add_argument("--limit", type=_positive, help="the most items of a task")
+    evaluate.add_argument("--chat", action="store_true", help="ask by the chat template")
+
     stories = _command(subparsers, commands.stories, "python -m train stories --count 3 --seed 7")
     stories.add_argument("--count", type=_positive, default=1, help="how many (default %(default)s)")
     stories.add_argument("--seed", type=int, default=0, help="which ones (default %(default)s)")
@@ -88,6 +137,10 @@ def _command(subparsers: argparse._SubParsersAction, function: Callable, example
     return parser
 
 
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -95,15 +148,32 @@ def _positive(text: str) -> int:
     return number
 
 
+def _not_negative(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, not {number}")
+    return number
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: `run_to_exit_code`'s, or 128 + the signal that stopped a run."""
     arguments = build_parser().parse_args(argv)
+    if getattr(arguments, "processes", 1) > 1 and LAUNCHED not in os.environ:
+        command_line = [sys.executable, "-m", "train", *(sys.argv[1:] if argv is None else argv)]
+        return launch(command_line, arguments.processes)
+    heed_launcher()
 
     code = 0
 
     def command() -> None:
         nonlocal code
-        code = arguments.function(arguments)
+        try:
+            code = arguments.function(arguments)
+        except SmolTextError:
+            if is_follower():
+                # Rank 0 says the same, and its end ends this process. What only this one has to say is said later.
+                time.sleep(FOLLOWER_WAIT_SECONDS)
+            raise
 
     return run_to_exit_code(command) or code
 

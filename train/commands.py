@@ -26,11 +26,20 @@ def run(arguments: Namespace) -> int:
 
 
 def resume(arguments: Namespace) -> int:
-    """Continue a run that was stopped."""
+    """Continue a run that was stopped, or extend one by another schedule."""
+    from train.resume import resume_run
     from train.run.folder import RunFolder
-    from train.setup import resume_run
 
-    return _train(resume_run(RunFolder(arguments.run), arguments.set), arguments)
+    return _train(resume_run(RunFolder(arguments.run), arguments.set, from_step=arguments.from_step), arguments)
+
+
+def branch(arguments: Namespace) -> int:
+    """Start a run from a state of another, with another schedule, optimizer or data."""
+    from train.resume import branch_run
+    from train.run.folder import RunFolder
+
+    source, folder = RunFolder(arguments.run), RunFolder(arguments.out)
+    return _train(branch_run(source, folder, arguments.set, from_step=arguments.from_step), arguments)
 
 
 def tokenize(arguments: Namespace) -> int:
@@ -94,6 +103,21 @@ def plot(arguments: Namespace) -> int:
     return 0
 
 
+def evaluate(arguments: Namespace) -> int:
+    """Ask models the tasks of lm-evaluation-harness."""
+    from train.harness.evaluation import evaluate as evaluate_models
+    from train.harness.evaluation import table
+    from train.harness.scorers import open_scorers
+
+    scorers = (one for name in arguments.models for one in open_scorers(name, arguments.precision))
+    results = evaluate_models(scorers, arguments.tasks, limit=arguments.limit, chat=arguments.chat)
+    if arguments.json:
+        _print_json({"results": [result.to_dict() for result in results]})
+    else:
+        print(table(results))
+    return 0
+
+
 def stories(arguments: Namespace) -> int:
     """Print stories of the built-in corpus."""
     from train.data.stories import stories as all_stories
@@ -112,13 +136,18 @@ def _train(run: Run, arguments: Namespace) -> int:
     from model.parameters import parameter_counts
     from train.distributed.ranks import leave_ranks
     from train.loop import train
+    from train.precision import choose_precision
     from train.run.metrics import read_metrics
     from train.run.plot import plot_runs
+    from train.run.record import device_name
 
     folder, first = run.folder, run.ranks.is_first
     parameters = parameter_counts(run.model.config)["total"]
     if first:
-        _say(f"{parameters:,} parameters, {run.corpus.train_tokens:,} tokens to train on, in {folder.path}")
+        stream = " and a stream" if run.corpus.has_streams else ""
+        _say(f"{parameters:,} parameters, {run.corpus.train_tokens:,} tokens{stream} to train on, in {folder.path}")
+        precision = choose_precision(run.recipe.machine.precision, run.ranks.device)
+        _say(f"matrix products on {device_name(run.ranks.device)} in {precision}")
     started = time.perf_counter()
     outcome = train(run, stop_at=arguments.stop_at)
     leave_ranks()

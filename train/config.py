@@ -16,15 +16,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.data.config import DataSection, TokenizerSection
+from train.data.config import PAIRS, DataSection, TokenizerSection
 from train.errors import RecipeError
 from train.errors import require as _check
+from train.recipe_paths import begin_text_at, resolve_paths
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
+LENGTHS = ("steps", "tokens", "epochs", "hours")  # keys of the section `schedule`
+RESUMABLE = ("machine", "schedule", "run")  # sections of a run that may change when it is resumed
+BRANCHABLE = (*RESUMABLE, "data", "optimizer")  # and when another run branches off
 
 
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    _check(value in choices, f"{key} must be {' or '.join(choices)}, not {value!r}")
+    _check(value in choices, f"{key} must be {', '.join(choices[:-1])} or {choices[-1]}, not {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +38,10 @@ class ModelSection:
     preset: str | None = None  # a name in model/presets
     init_from: str | None = None  # a checkpoint folder, GGUF file or Hub id
     overrides: Mapping[str, Any] = field(default_factory=dict)  # fields of ModelConfig, for a preset
+    dropout: float = 0.0  # while training: the share of embeddings, and of what each layer adds, that is left out
 
     def __post_init__(self) -> None:
+        _check(0 <= self.dropout < 1, "model.dropout is a share, from 0 to below 1")
         if (self.preset is None) == (self.init_from is None):
             raise RecipeError("model needs one of preset and init_from")
         if self.init_from is not None and self.overrides:
@@ -54,6 +60,30 @@ class LoraSection:
         _check(self.rank >= 1, "lora.rank must be at least 1")
         _check(self.alpha >= 1, "lora.alpha must be at least 1")
         _check(bool(self.projections), "lora.projections must name at least one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceSection:
+    """Direct preference optimization (DPO, arXiv:2305.18290), on pairs of answers (`data.rows = "pairs"`)."""
+
+    beta: float = 0.1  # how strongly the model is kept near the reference: a larger one keeps it nearer
+    reference: str | None = None  # a checkpoint; default: the one of model.init_from
+
+    def __post_init__(self) -> None:
+        _check(self.beta > 0, "preference.beta must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationSection:
+    """Learning from the probabilities of a larger model with the same tokenizer (arXiv:1503.02531)."""
+
+    teacher: str  # a checkpoint folder, GGUF file or Hub id
+    weight: float = 0.5  # of the divergence from the teacher; the rest is that of the cross-entropy
+    temperature: float = 1.0  # by which the logits of both are divided
+
+    def __post_init__(self) -> None:
+        _check(0 < self.weight <= 1, "distillation.weight is a share, above 0 and up to 1")
+        _check(self.temperature > 0, "distillation.temperature must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,24 +114,39 @@ class OptimizerSection:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSection:
-    """Warm-up, stable, decay (WSD, arXiv:2404.06395); the older practice is a cosine over all steps after warm-up."""
+    """Warm-up, stable, decay (WSD, arXiv:2404.06395); the older practice is a cosine over all steps after warm-up.
 
-    steps: int
+    One of `steps`, `tokens`, `epochs` and `hours` says how long a run is (train.schedule turns the others into steps).
+    """
+
+    steps: int = 0
+    tokens: float = 0  # with a label
+    epochs: float = 0  # how often the training text is read
+    hours: float = 0  # of this machine, evaluations and saves included; the decay begins in time to end by then
     warmup_steps: int = 0
     decay_steps: int = 0  # at the end of the run
+    decay_share: float = 0.0  # instead of decay_steps: the decay's share of the run
     decay: str = "linear"  # or "cosine"
     final: float = 0.0  # the share of the peak rate at which the decay ends
 
     def __post_init__(self) -> None:
         _check_choice("schedule.decay", self.decay, ("linear", "cosine"))
         _check(0 <= self.final <= 1, "schedule.final is a share, from 0 to 1")
-        _check(self.steps >= 1, "schedule.steps must be at least 1")
-        _check(self.warmup_steps >= 0, "schedule.warmup_steps must not be negative")
-        _check(self.decay_steps >= 0, "schedule.decay_steps must not be negative")
+        _check(0 <= self.decay_share <= 1, "schedule.decay_share is a share, from 0 to 1")
+        for name in (*LENGTHS, "warmup_steps", "decay_steps"):
+            _check(0 <= getattr(self, name) < float("inf"), f"schedule.{name} must not be negative")
+        given = [name for name in LENGTHS if getattr(self, name)]
+        _check(len(given) == 1, f"schedule needs one of {', '.join(LENGTHS)}, and has {' and '.join(given) or 'none'}")
+        _check(not (self.decay_steps and self.decay_share), "schedule has both decay_steps and decay_share; keep one")
         _check(
-            self.warmup_steps + self.decay_steps <= self.steps,
+            not self.steps or self.warmup_steps + self.decay_steps <= self.steps,
             f"schedule.warmup_steps and decay_steps exceed the {self.steps} steps of the run",
         )
+
+    @property
+    def decay_start(self) -> int:
+        """The first step whose rate falls, counted from 0, of a schedule in steps."""
+        return self.steps - self.decay_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,25 +157,34 @@ class RunSection:
     evaluate_every: int = 500
     sample_every: int = 500
     save_every: int = 500
-    keep_last: int = 2  # how many saved states; an older one is used where a newer is broken
+    sample_prompts: tuple[str, ...] = ()  # in a chat run what a user asks; default: a held-out question, or nothing
+    sample_tokens: int = 160  # of a sample, at most
+    sample_sliding_window: bool = False  # samples go on past the context, approximately
+    keep_last: int = 2  # saved states beside that before the decay; an older one is used where a newer is broken
+    patience: int = 0  # stop after this many evaluations without a better held-out loss; 0: never
     tensorboard: bool = False  # also write the metrics for TensorBoard
+    tracker: str = "none"  # or "wandb" or "trackio": also send the metrics there
+    project: str = "smoltext"  # the name of the tracker's project
 
     def __post_init__(self) -> None:
-        for name in ("seed", "evaluate_every", "sample_every", "save_every"):
+        for name in ("seed", "evaluate_every", "sample_every", "save_every", "patience"):
             _check(getattr(self, name) >= 0, f"run.{name} must not be negative")
+        _check_choice("run.tracker", self.tracker, ("none", "wandb", "trackio"))
+        _check(not self.patience or self.evaluate_every > 0, "run.patience needs evaluations: set run.evaluate_every")
         _check(self.keep_last >= 1, "run.keep_last must be at least 1")
+        _check(self.sample_tokens >= 1, "run.sample_tokens must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineSection:
     """How the machine is used. It changes speed and memory; it changes results by rounding alone.
 
-    A resumed run may therefore have other values in this section, and in this section alone.
+    A resumed run may therefore have other values in this section.
     """
 
-    device: str = "auto"  # "cpu", "cuda", or "auto": a GPU where there is one
+    device: str = "auto"  # "cpu", "cuda", "mps" (Apple's GPUs), or "auto": a GPU where there is one
     threads: int = 0  # on the CPU; 0 leaves the choice to torch
-    precision: str = "fp32"  # or "bf16": matrix products in bfloat16 (autocast); weights and optimizer in float32
+    precision: str = "auto"  # of products: "fp32", "tf32", "bf16", "fp16", or the best there (train.precision)
     micro_batch_size: int = 0  # rows per pass on a device; gradients accumulate over a step. 0: all its rows
     compile: bool = False  # torch.compile: minutes at the start, then faster steps
     recompute_activations: bool = False  # keep only the blocks' inputs and recompute the rest: less memory
@@ -140,8 +194,8 @@ class MachineSection:
     peak_tflops: float = 0.0  # of one device, for the MFU; 0: from the table in train.throughput
 
     def __post_init__(self) -> None:
-        _check_choice("machine.device", self.device, ("auto", "cpu", "cuda"))
-        _check_choice("machine.precision", self.precision, ("fp32", "bf16"))
+        _check_choice("machine.device", self.device, ("auto", "cpu", "cuda", "mps"))
+        _check_choice("machine.precision", self.precision, ("auto", "fp32", "tf32", "bf16", "fp16"))
         _check_choice("machine.sharding", self.sharding, ("ddp", "fsdp"))
         for name in ("threads", "micro_batch_size", "loss_chunk_tokens", "peak_tflops"):
             _check(getattr(self, name) >= 0, f"machine.{name} must not be negative")
@@ -159,8 +213,19 @@ class Recipe:
     run: RunSection = RunSection()
     machine: MachineSection = MachineSection()
     lora: LoraSection | None = None
+    preference: PreferenceSection | None = None
+    distillation: DistillationSection | None = None
 
     def __post_init__(self) -> None:
+        _check(
+            (self.preference is not None) == (self.data.rows == PAIRS),
+            'a section preference goes with data.rows = "pairs"; keep both, or neither',
+        )
+        if self.preference is not None:
+            _check(self.distillation is None, "a recipe has preference or distillation; keep one")
+            _check(self.machine.sharding != "fsdp", "preference goes with machine.sharding = ddp, not with fsdp")
+            known = self.preference.reference or self.model.init_from
+            _check(known is not None, "preference needs model.init_from, a model that answers already")
         if self.lora is not None:
             _check(self.model.init_from is not None, "lora needs model.init_from")
             _check(self.machine.sharding != "fsdp", "lora goes with machine.sharding = ddp, not with fsdp")
@@ -175,22 +240,25 @@ class Recipe:
         """The recipe as nested tables, which `from_dict` reads."""
         return dataclasses.asdict(self)
 
-    def on_another_machine(self, overrides: Iterable[str]) -> Recipe:
-        """The recipe with other values in its section `machine`. Raises RecipeError for a key of another section."""
-        values = self.to_dict()
+    def changed(self, overrides: Iterable[str], sections: tuple[str, ...]) -> Recipe:
+        """The recipe with other values in some sections. Raises RecipeError for a key of another, and for `run.seed`.
+
+        Relative paths in overrides begin at the current folder.
+        """
+        overrides = [override.strip() for override in overrides]
         for override in overrides:
-            if not override.strip().startswith("machine."):
-                raise RecipeError(f"a resumed run keeps its recipe: only machine.* can change, not {override!r}")
-            _apply(values, override)
-        return Recipe.from_dict(values)
+            if override.partition(".")[0] not in sections or override.startswith("run.seed"):
+                raise RecipeError(f"a run keeps its recipe: only {', '.join(sections)} can change, not {override!r}")
+        return Recipe.from_dict(_overridden(self.to_dict(), overrides))
 
 
 def read_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe by path, or by its bare name in `train/recipes`.
+    """Read a recipe by path, or by its bare name in `train/recipes`. Its paths become absolute (train.recipe_paths).
 
     Args:
         name: such as `my.toml` or `stories-tiny`.
-        overrides: such as `optimizer.lr=1e-3`; a value is TOML, or else a plain string.
+        overrides: such as `optimizer.lr=1e-3`; a value is TOML, or else a plain string. A relative path in an override
+            begins at the current folder, one in the recipe at the recipe's.
 
     Raises:
         RecipeError: the file is missing, or it is not TOML, or not a recipe.
@@ -205,12 +273,35 @@ def read_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
         raise RecipeError(f"there is no recipe {name}; give the path of a TOML file, or one of: {known}") from None
     except (OSError, ValueError) as error:
         raise RecipeError(f"{path} is not readable TOML: {error}") from None
-    for override in overrides:
-        _apply(values, override)
+    _settle_paths(values, path.resolve().parent)
+    values = _overridden(values, list(overrides))
     try:
         return Recipe.from_dict(values)
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from None
+
+
+def _settle_paths(values: dict[str, Any], folder: Path) -> None:
+    """Make a recipe file's paths absolute. Where it names no root, its text begins beside it.
+
+    The text of a recipe of this repository that names no root is the user's: it begins at the current folder.
+    """
+    data = values.setdefault("data", {})
+    if isinstance(data, dict):
+        data.setdefault("root", str(Path.cwd() if folder == RECIPES_FOLDER.resolve() else folder))
+    resolve_paths(values, folder)
+
+
+def _overridden(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The tables with the overrides applied, whose paths begin at the current folder."""
+    begin_text_at(values, Path.cwd(), overrides)
+    if any(override.startswith(f"schedule.{length}=") for override in overrides for length in LENGTHS):
+        for length in LENGTHS:  # another length replaces the recipe's
+            values.get("schedule", {}).pop(length, None)
+    for override in overrides:
+        _apply(values, override)
+    resolve_paths(values, Path.cwd())
+    return values
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -1,14 +1,18 @@
 """LoRA (arXiv:2106.09685) by the `peft` library: small adapter matrices learn, the model's own weights stay fixed.
 
 The checkpoint that a run writes has the adapters merged, so it is an ordinary one for `export` and every other reader.
-There is no dropout, because a run that resumes exactly may depend on its seed and step alone.
+The adapters alone lie beside it, in peft's layout.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import save_file
 
 from model import TransformerModel
+from model.files import replacing_folder, write_json
 from train.config import LoraSection
 from train.errors import RecipeError
 
@@ -34,10 +38,38 @@ def add_adapters(model: TransformerModel, section: LoraSection) -> None:
     inject_adapter_in_model(adapters, model, ADAPTER)
 
 
+def has_adapters(model: TransformerModel) -> bool:
+    """Whether `add_adapters` was called with the model."""
+    return any(".lora_A." in name for name, _ in model.named_parameters())
+
+
+def save_adapters(model: TransformerModel, section: LoraSection, base: str, folder: Path) -> None:
+    """Write the adapters as a folder that peft loads on top of `base`, a checkpoint's folder or Hub id."""
+    tensors = {
+        f"base_model.model.{name}".replace(f".{ADAPTER}.", "."): parameter.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name
+    }
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": section.rank,
+        "lora_alpha": section.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": list(section.projections),
+        "inference_mode": True,
+    }
+    with replacing_folder(folder) as temporary:
+        write_json(temporary / "adapter_config.json", settings)
+        save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
 @torch.no_grad()
 def merged(model: TransformerModel) -> TransformerModel:
     """The model itself where it has no adapters, else a copy with the adapters added to the weights."""
-    if not any(".lora_A." in name for name, _ in model.named_parameters()):
+    if not has_adapters(model):
         return model
     from peft.tuners.lora import LoraLayer
 

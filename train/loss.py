@@ -21,20 +21,36 @@ from train.labels import IGNORE_INDEX
 CHUNK_BYTES = 64 * 2**20
 
 
-class NextTokenLoss(nn.Module):
-    """The model with its loss on top, in one module, so that DDP and FSDP see one forward and one backward pass."""
+class ModelLoss(nn.Module):
+    """The model with a loss on top, in one module, so that DDP and FSDP see one forward and one backward pass.
 
-    def __init__(self, model: TransformerModel, *, z_loss: float = 0.0, chunk_tokens: int = 0) -> None:
+    Args:
+        model: to train.
+        chunk_tokens: how many tokens' logits exist at a time; 0 for as many as fit `CHUNK_BYTES`.
+    """
+
+    def __init__(self, model: TransformerModel, *, chunk_tokens: int = 0) -> None:
         super().__init__()
         self.model = model
-        self.z_loss = z_loss
         self.chunk_tokens = chunk_tokens or max(1, CHUNK_BYTES // (4 * model.config.vocab_size))
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the blocks, which share one compilation."""
+        for block in self.model.model.layers:
+            block.compile(*args, **kwargs)
+
+
+class NextTokenLoss(ModelLoss):
+    """The cross-entropy of the next token."""
+
+    def __init__(self, model: TransformerModel, *, z_loss: float = 0.0, chunk_tokens: int = 0) -> None:
+        super().__init__(model, chunk_tokens=chunk_tokens)
+        self.z_loss = z_loss
         self.chunk_pass: Callable[..., Any] = chunk_pass
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the blocks, which share one compilation, and the pass of a chunk through the head."""
-        for block in self.model.model.layers:
-            block.compile(*args, **kwargs)
+        """Compile the blocks, and the pass of a chunk through the head."""
+        super().compile(*args, **kwargs)
         self.chunk_pass = torch.compile(chunk_pass, *args, **kwargs)
 
     def forward(self, input_ids: Tensor, labels: Tensor, document_ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -50,7 +66,7 @@ class NextTokenLoss(nn.Module):
         """
         hidden = self.model.hidden_states(input_ids, document_ids=document_ids).flatten(0, 1)
         labels = labels.flatten()
-        labelled = (labels != IGNORE_INDEX).nonzero().squeeze(1)
+        labelled = labelled_places(labels)
         if len(labelled) < len(labels):  # the head skips the others
             hidden, labels = hidden.index_select(0, labelled), labels.index_select(0, labelled)
         weight = self.model.lm_head.weight
@@ -60,6 +76,11 @@ class NextTokenLoss(nn.Module):
             hidden, weight, labels, self.z_loss, self.chunk_tokens, self.chunk_pass
         )
         return sums
+
+
+def labelled_places(labels: Tensor) -> Tensor:
+    """The places in labels, int64 [tokens], that have one: int64 [labelled]."""
+    return (labels != IGNORE_INDEX).nonzero().squeeze(1)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):

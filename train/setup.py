@@ -1,9 +1,10 @@
-"""Start or resume a run: everything it needs is built and checked before its first step."""
+"""Start a run: everything it needs is built and checked before its first step."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -19,50 +20,53 @@ from train.data.chat import end_of_turn
 from train.data.config import END_OF_TEXT
 from train.data.corpus import Corpus, build_corpus, tokenizer_texts
 from train.data.shards import TokenFolder
+from train.data.streamed_batches import StreamedBatches
 from train.data.tokenizer import CorpusTokenizer, train_tokenizer
+from train.distillation import DistillationLoss
 from train.distributed.parallel import parallelize
 from train.distributed.ranks import Ranks, join_ranks
+from train.dropout import add_dropout
 from train.errors import RecipeError, require
 from train.lora import add_adapters
-from train.loss import NextTokenLoss
+from train.loss import ModelLoss, NextTokenLoss
 from train.optimizer import build_optimizers
+from train.precision import LossScale, choose_precision
+from train.preference import PreferenceLoss
 from train.run.folder import RunFolder
-from train.run.metrics import summary_writer_class
-from train.run.record import run_record, session_record
+from train.run.record import run_record
 from train.run.run import Run
+from train.run.trackers import check_trackers
+from train.samples import sample_prompts
 
 
 def start_run(recipe: Recipe, folder: RunFolder, *, overwrite: bool = False) -> Run:
-    """A run at step 0. Its folder is made after all checks have passed."""
+    """A run at step 0. Its folder is claimed first, and filled after all checks have passed."""
     ranks = join_ranks(recipe.machine)
-    if ranks.is_first:
-        folder.check_free(overwrite=overwrite)
-    tokenizer = make_tokenizer(recipe)
-    run = _assemble(recipe, folder, ranks, tokenizer)
-    if ranks.is_first:
-        context = run.model.config.max_position_embeddings
-        with_chat = run.corpus.has_conversations or recipe.tokenizer.chat_template is not None
-        folder.create(run_record(run), tokenizer, run.corpus, max_length=context, with_chat=with_chat)
-    ranks.barrier()
+    ranks.on_rank0(lambda: folder.claim_new(overwrite=overwrite))
+    with released_on_failure(folder):
+        tokenizer = make_tokenizer(recipe)
+        run = assemble(recipe, folder, ranks, tokenizer)
+        if ranks.is_first:
+            fill_folder(run, tokenizer, run_record(run))
+        ranks.barrier()
     return run
 
 
-def resume_run(folder: RunFolder, overrides: Iterable[str] = ()) -> Run:
-    """The run of a folder at the step of its last complete state.
+def fill_folder(run: Run, tokenizer: CorpusTokenizer, record: dict[str, Any]) -> None:
+    """Write what a run folder has before the first step."""
+    context = run.model.config.max_position_embeddings
+    with_chat = run.corpus.has_conversations or run.recipe.tokenizer.chat_template is not None
+    run.folder.create(record, tokenizer, run.corpus, max_length=context, with_chat=with_chat)
 
-    `overrides`, such as `machine.threads=8`, change how the machine is used. The checkpoint is written again, so that
-    it belongs to the step from which the run continues.
-    """
-    recipe = folder.recipe().on_another_machine(overrides)
-    ranks = join_ranks(recipe.machine)
-    tokenizer = folder.tokenizer(dataclasses.replace(recipe.tokenizer, chat_template=None))
-    run = _assemble(recipe, folder, ranks, tokenizer)
-    run.step = folder.states.load(run.model, run.optimizers, ranks, data=run.corpus.fingerprint())
-    if ranks.is_first:
-        folder.clean()
-        folder.add_session(session_record(run))
-    run.save_model(folder.checkpoint)
-    return run
+
+@contextmanager
+def released_on_failure(folder: RunFolder) -> Iterator[None]:
+    """Give up this process's claim on a run folder where the run cannot be built."""
+    try:
+        yield
+    except BaseException:
+        folder.release()
+        raise
 
 
 def make_tokenizer(recipe: Recipe) -> CorpusTokenizer:
@@ -92,9 +96,9 @@ def make_corpus(recipe: Recipe, tokenizer: CorpusTokenizer, ranks: Ranks) -> Cor
     return folder.corpus(data, tokenizer, seed)
 
 
-def _assemble(recipe: Recipe, folder: RunFolder, ranks: Ranks, tokenizer: CorpusTokenizer) -> Run:
-    if recipe.run.tensorboard:
-        summary_writer_class()
+def assemble(recipe: Recipe, folder: RunFolder, ranks: Ranks, tokenizer: CorpusTokenizer) -> Run:
+    """A run of a recipe at step 0, in memory. Writes nothing."""
+    check_trackers(recipe.run)
     torch.manual_seed(recipe.run.seed)
     model = _model(recipe.model, tokenizer)
     context = recipe.data.context
@@ -109,12 +113,55 @@ def _assemble(recipe: Recipe, folder: RunFolder, ranks: Ranks, tokenizer: Corpus
     model.config = _with_special_tokens(model.config, tokenizer, corpus)
     if recipe.lora is not None:
         add_adapters(model, recipe.lora)
-    batches = Batches(corpus.sources, recipe.data, seed=recipe.run.seed, rank=ranks.rank, world_size=ranks.world_size)
+    add_dropout(model, recipe.model.dropout)
+    batches = _batches(recipe, corpus, tokenizer, ranks)
     machine = recipe.machine
-    loss = NextTokenLoss(model, z_loss=recipe.optimizer.z_loss, chunk_tokens=machine.loss_chunk_tokens)
+    loss = _loss(recipe, model, tokenizer)
     parallel_loss = parallelize(loss, machine, ranks)
     optimizers = build_optimizers(model, recipe.optimizer)
-    return Run(recipe, folder, ranks, model, parallel_loss, optimizers, tokenizer.tokenizer, corpus, batches)
+    prompts = sample_prompts(
+        recipe.run.sample_prompts,
+        tokenizer,
+        corpus,
+        begin=tokenizer.separator_id if model.config.bos_token_id is None else model.config.bos_token_id,
+        context=model.config.max_position_embeddings,
+    )
+    run = Run(recipe, folder, ranks, model, parallel_loss, optimizers, tokenizer.tokenizer, corpus, batches, prompts)
+    if choose_precision(machine.precision, ranks.device) == "fp16":
+        run.loss_scale = LossScale()
+    return run
+
+
+def _loss(recipe: Recipe, model: TransformerModel, tokenizer: CorpusTokenizer) -> ModelLoss:
+    """What the recipe minimizes. Raises RecipeError where a teacher has another tokenizer."""
+    chunk_tokens, preference, distillation = recipe.machine.loss_chunk_tokens, recipe.preference, recipe.distillation
+    if preference is not None:
+        reference = load_checkpoint(str(preference.reference or recipe.model.init_from))
+        return PreferenceLoss(model, reference, beta=preference.beta, chunk_tokens=chunk_tokens)
+    if distillation is not None:
+        theirs = CorpusTokenizer.load(tokenizer_folder(open_checkpoint(distillation.teacher))).tokenizer
+        same = theirs.get_vocab() == tokenizer.tokenizer.get_vocab()
+        require(same, f"distillation.teacher {distillation.teacher} has another tokenizer than the model")
+        teacher = load_checkpoint(distillation.teacher)
+        positions = teacher.config.max_position_embeddings
+        require(positions >= recipe.data.context, f"data.context exceeds the teacher's {positions} positions")
+        return DistillationLoss(
+            model,
+            teacher,
+            weight=distillation.weight,
+            temperature=distillation.temperature,
+            chunk_tokens=chunk_tokens,
+        )
+    return NextTokenLoss(model, z_loss=recipe.optimizer.z_loss, chunk_tokens=chunk_tokens)
+
+
+def _batches(recipe: Recipe, corpus: Corpus, tokenizer: CorpusTokenizer, ranks: Ranks) -> Batches | StreamedBatches:
+    """The batches of this rank."""
+    options = {"seed": recipe.run.seed, "rank": ranks.rank, "world_size": ranks.world_size}
+    if corpus.has_streams:
+        require(not recipe.schedule.epochs, "a stream has no known length: give schedule.steps, tokens or hours")
+        return StreamedBatches(corpus.sources, recipe.data, tokenizer, **options)
+    return Batches(corpus.sources, recipe.data, **options)
 
 
 def _model(section: ModelSection, tokenizer: CorpusTokenizer) -> TransformerModel:

@@ -7,6 +7,7 @@ were not causal. Recomputed activations are not counted, because MFU measures th
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 
@@ -16,8 +17,8 @@ from model import ModelConfig
 from model.parameters import parameter_counts
 from train.config import MachineSection
 
-# Dense bfloat16 peaks from the vendors' data sheets, in TFLOP/s, by a part of the device name that torch gives. The
-# first match counts.
+# Dense peaks of the half-precision format that the device computes itself (bfloat16, or float16 before Ampere), from
+# the vendors' data sheets, in TFLOP/s, by words of the device name that torch gives. The first match counts.
 PEAK_TFLOPS = {
     "B200": 2250.0,
     "H200": 989.0,
@@ -25,9 +26,14 @@ PEAK_TFLOPS = {
     "H100 NVL": 835.0,
     "H100": 989.0,
     "A100": 312.0,
+    "A10": 125.0,
+    "A10G": 70.0,
     "L40S": 362.0,
     "L4": 121.0,
     "RTX 4090": 165.0,
+    "RTX 3090": 71.0,
+    "V100": 125.0,
+    "T4": 65.0,
 }
 
 
@@ -46,12 +52,14 @@ def peak_flops(machine: MachineSection, device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak * 1e12 for part, peak in PEAK_TFLOPS.items() if part in name), None)
+    return next((peak * 1e12 for words, peak in PEAK_TFLOPS.items() if re.search(rf"\b{words}\b", name)), None)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
     """Peak memory so far: of the tensors on a GPU, or else of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -97,7 +97,7 @@ def api_error(error: Exception) -> ApiError:
         return ApiError(400, message)
     if isinstance(error, MissingDependencyError):
         return ApiError(501, message, kind=SERVER_FAULT, code="not_installed")
-    _log_fault(error)
+    log_fault(error)
     return ApiError(500, "the server failed on this request; its log has the place", kind=SERVER_FAULT)
 
 
@@ -124,7 +124,7 @@ def validation_error(errors: Sequence[Mapping[str, Any]], known: Sequence[str]) 
     return ApiError(400, f"{param}: {'; or '.join(reasons[:MOST_REASONS])}", param=param)
 
 
-def _log_fault(error: Exception) -> None:
+def log_fault(error: Exception) -> None:
     """Where it happened and what it is called. Its message could quote a prompt."""
     place = "".join(traceback.format_tb(error.__traceback__))
     LOG.error("%s in a request, at\n%s", type(error).__name__, place)

@@ -68,14 +68,14 @@ class CompletionFormat:
         if self._has_logprobs:
             logprobs = self._logprobs(index, result.token_ids, result.logprobs, result.top_logprobs)
         text = prompt.text + result.text if self._echo else result.text
-        return self._choice(index, text, result.finish_reason, logprobs)
+        return self._choice(index, text, _reason(result.finish_reason), logprobs)
 
     def delta(self, index: int, delta: TextDelta) -> JsonObject:
         """A piece of one."""
         logprobs = None
         if self._has_logprobs and delta.token_id is not None:
             logprobs = self._logprobs(index, [delta.token_id], [delta.logprob or 0.0], [delta.top_logprobs])
-        return self._choice(index, delta.text, delta.finish_reason, logprobs)
+        return self._choice(index, delta.text, _reason(delta.finish_reason), logprobs)
 
     def shows(self, delta: TextDelta) -> bool:
         """See Format."""
@@ -130,7 +130,7 @@ class ChatFormat:
         return {
             "index": index,
             "message": {"role": "assistant", "content": result.text, "refusal": None},
-            "finish_reason": result.finish_reason,
+            "finish_reason": _reason(result.finish_reason),
             "logprobs": self._logprobs(entries),
         }
 
@@ -140,7 +140,7 @@ class ChatFormat:
         if delta.token_id is not None and delta.logprob is not None:
             entries = [self._entry(delta.token_id, delta.logprob, delta.top_logprobs)]
         content = {"content": delta.text} if delta.text else {}
-        return self._delta(index, content, delta.finish_reason, self._logprobs(entries) if entries else None)
+        return self._delta(index, content, _reason(delta.finish_reason), self._logprobs(entries) if entries else None)
 
     def shows(self, delta: TextDelta) -> bool:
         """See Format."""
@@ -238,6 +238,11 @@ def _cached(text: ServedText) -> int:
 
 def _token(tokenizer: Tokenizer, token_id: int) -> str:
     return tokenizer.special_tokens.get(token_id) or tokenizer.decode([token_id])
+
+
+def _reason(reason: str | None) -> str | None:
+    """OpenAI's word: a constrained text that was cut is one that met its length."""
+    return "length" if reason == "incomplete" else reason
 
 
 def _finite(logprob: float) -> float:

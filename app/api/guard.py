@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
-from app.api.errors import CLOSE, ApiError, draining
+from app.api.errors import CLOSE, ApiError, draining, log_fault
 
 # These answer anybody, also while the server drains.
 OPEN_PATHS = ("/health",)
@@ -89,11 +89,15 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        self.traffic.active += 1
+        # What a page keeps open must not hold up the end.
+        is_ours = scope["path"] in self._paths
+        self.traffic.active += is_ours
         try:
             await self._handle(scope, receive, self._counted(scope["path"], send))
+        except Exception as error:  # noqa: BLE001 - the HTTP server would log what it says, which may quote a prompt
+            log_fault(error)
         finally:
-            self.traffic.active -= 1
+            self.traffic.active -= is_ours
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}

@@ -53,7 +53,7 @@ class DrainingServer(uvicorn.Server):
             api,
             host=host,
             port=port,
-            log_level="warning",
+            log_level="critical",  # faults are logged by the guard
             access_log=False,
             ws="none",
             server_header=False,

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 # A client that takes nothing for so long is gone, whatever its connection says.
 SEND_SECONDS = 30.0
+ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 DONE = b"data: [DONE]\n\n"
 
 Result = TypeVar("Result")
@@ -81,7 +82,7 @@ class EventStream(Response):
 
 
 def _event(value: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + ENCODE(value).encode() + b"\n\n"
 
 
 async def _gone(receive: Receive) -> None:

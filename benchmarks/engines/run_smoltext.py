@@ -16,7 +16,7 @@ session = DecoderSession(bundle, precision, threads=int(sys.argv[2]))
 
 def generate(prompt, count, on_token):
     """Greedily."""
-    for _ in generate_step(session, prompt, max_new_tokens=count):
+    for _ in generate_step(session, prompt, max_new_tokens=count, stop_token_ids=()):
         on_token()
 
 

@@ -3,44 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from export.comparison.details import measure_details
 from export.comparison.greedy import Continuation
+from export.comparison.outliers import Outliers
+from export.comparison.predict import Workers, predict
+from export.comparison.predictions import Predictions
 from export.comparison.reference import Reference, SessionReference
 from export.comparison.results import QUANTILES, Comparison, Details, PrecisionFigures, ReferenceFigures
+from export.comparison.sampled_text import sample_tokens
+from export.comparison.token_losses import measure_token_losses, token_texts
 from export.errors import ExportError
 from runtime.bundle import Bundle
 from runtime.engine.session import DecoderSession
 from runtime.evaluation.bench import bench
-from runtime.evaluation.divergence import KlAccumulator
 from runtime.evaluation.interval import mean_interval
-from runtime.evaluation.logits import Logits
 from runtime.evaluation.nll import NllAccumulator
 from runtime.evaluation.windows import document_windows
-from runtime.generation.generate import generate_step
 from runtime.progress import progress_bar
-from runtime.sampling.options import SamplingOptions
-from runtime.sampling.sampler import make_sampler
 
 DEFAULT_WINDOW = 512
-SAMPLED_TOKENS = 512
 PROMPT_TOKENS, CONTINUED_TOKENS = 16, 64
 BENCH_PROMPT_TOKENS, BENCH_NEW_TOKENS, BENCH_REPEATS = 128, 32, 3
-# Of the text's first tokens, for the details: enough for several chunks of cache, and for a mean over tokens.
-DETAIL_TOKENS = 64
+# Of the text's first tokens, for the look inside: enough for a mean over tokens.
+DETAIL_TOKENS = 256
 # Files that are opened together; onnxruntime takes up to twice their size for it.
 OPENED_BYTES = 4e9
-
-
-@dataclass
-class _Counted:
-    """What is summed over the windows for one precision."""
-
-    nll: NllAccumulator = field(default_factory=NllAccumulator)
-    divergence: KlAccumulator = field(default_factory=KlAccumulator)
 
 
 def compare(
@@ -73,26 +64,34 @@ def compare(
         raise ExportError(f"a window of {window} tokens predicts nothing; take at least 2")
     context = bundle.shape.max_position_embeddings
     groups = _groups(bundle)
-    # Threads that spin between calls would take the reference's time, and each other's.
-    sessions = _open(bundle, groups[0], threads)
-    reference = reference or _best_of(bundle, sessions)
-    if reference.vocab_size != bundle.shape.vocab_size:
-        raise ExportError(f"{bundle.folder} and the checkpoint have different vocabularies: they are not one model")
     if token_ids is None:
-        token_ids = sample_tokens(bundle, next(iter(sessions.values())), progress)
+        token_ids = sample_tokens(bundle, DecoderSession(bundle, groups[0][0], threads=threads), progress=progress)
     if len(token_ids) <= PROMPT_TOKENS:
         raise ExportError(f"the text has {len(token_ids)} tokens; comparing needs more than {PROMPT_TOKENS}")
     window = min(window, context)
-    parts = list(document_windows(token_ids, window, bundle.bos_token_id))
+    windows = list(document_windows(token_ids, window, bundle.bos_token_id))
+    workers = Workers.of(windows, bundle.shape.vocab_size, threads)
+    sessions = _open(bundle, groups[0], workers)
+    reference = reference or _best_of(bundle, sessions)
+    if reference.vocab_size != bundle.shape.vocab_size:
+        raise ExportError(f"{bundle.folder} and the checkpoint have different vocabularies: they are not one model")
     prompt = list(token_ids[:PROMPT_TOKENS])
-    continuation = Continuation.of(reference, prompt, min(CONTINUED_TOKENS, context - len(prompt)))
-    counted: dict[str, _Counted] = {}
+    with reference.using_threads(workers.threads):
+        continuation = Continuation.of(reference, prompt, min(CONTINUED_TOKENS, context - len(prompt)))
+    predicted: dict[str, Predictions] = {}
     looked: dict[str, Details] = {}
+    inside = Inside.of(bundle, reference, token_ids) if details else None
     for group in groups:
-        sessions = sessions or _open(bundle, group, threads)
-        own, found = _predict(reference, sessions, parts, progress)
-        counted |= found
-        looked |= _look_inside(bundle, reference, sessions, token_ids, progress) if details else {}
+        sessions = sessions or _open(bundle, group, workers)
+        own, found = predict(reference, sessions, windows, workers, progress=progress)
+        predicted |= found
+        if inside is not None:
+            looked |= _look_inside(bundle, inside, sessions, threads, progress)
+            text_of = token_texts(bundle)
+            looked |= {
+                name: replace(looked[name], token_losses=measure_token_losses(windows, own, found[name], text_of))
+                for name in group
+            }
         sessions = {}
     figures = {}
     # Speed is measured one by one, with nothing else in memory.
@@ -100,10 +99,11 @@ def compare(
         [name for group in groups for name in group], description="speed", unit="precisions", show=progress
     ):
         session = DecoderSession(bundle, name, threads=threads)
-        figures[name] = _figures(bundle, session, counted[name], own, continuation, looked.get(name))
-    interval = _perplexity_interval(own.token_nats)
-    reference_figures = ReferenceFigures(reference.name, own.perplexity, interval, own.mean_nats)
-    return Comparison(text, own.tokens, window, len(continuation.token_ids), reference_figures, figures)
+        figures[name] = _figures(bundle, session, predicted[name], own.nll, continuation, looked.get(name))
+    interval = _perplexity_interval(own.nll.token_nats)
+    reference_figures = ReferenceFigures(reference.name, own.nll.perplexity, interval, own.nll.mean_nats)
+    outliers = inside and inside.outliers
+    return Comparison(text, own.nll.tokens, window, len(continuation.token_ids), reference_figures, figures, outliers)
 
 
 def _groups(bundle: Bundle) -> list[list[str]]:
@@ -122,25 +122,9 @@ def _groups(bundle: Bundle) -> list[list[str]]:
     return groups
 
 
-def _open(bundle: Bundle, names: Sequence[str], threads: int | None) -> dict[str, DecoderSession]:
-    return {name: DecoderSession(bundle, name, threads=threads, spin=False) for name in names}
-
-
-def sample_tokens(bundle: Bundle, session: DecoderSession, progress: bool) -> list[int]:
-    """Documents that the model itself writes, at temperature 1 from its BOS token: its own distribution by design."""
-    sampler = make_sampler(SamplingOptions(temperature=1, top_p=1, seed=0))
-    start = bundle.bos_token_id if bundle.bos_token_id is not None else 0
-    longest = min(SAMPLED_TOKENS, bundle.shape.max_position_embeddings - 1)
-    token_ids = [start]
-    while len(token_ids) < SAMPLED_TOKENS:
-        document = generate_step(session, [start], max_new_tokens=longest, sampler=sampler)
-        for token_id, *_ in progress_bar(document, description="sample", unit="tokens", show=progress):
-            token_ids.append(token_id)
-            if token_id in bundle.eos_token_ids:
-                break
-        if token_ids[-1] != start:
-            token_ids.append(start)
-    return token_ids[:SAMPLED_TOKENS]
+def _open(bundle: Bundle, names: Sequence[str], workers: Workers) -> dict[str, DecoderSession]:
+    # Threads that spin between calls would take the reference's time, and each other's.
+    return {name: DecoderSession(bundle, name, threads=workers.threads, spin=False) for name in names}
 
 
 def _best_of(bundle: Bundle, sessions: dict[str, DecoderSession]) -> SessionReference:
@@ -148,34 +132,32 @@ def _best_of(bundle: Bundle, sessions: dict[str, DecoderSession]) -> SessionRefe
     return SessionReference(sessions[name], bundle.model_file(name))
 
 
-def _predict(
-    reference: Reference, sessions: dict[str, DecoderSession], parts: list[list[int]], progress: bool
-) -> tuple[NllAccumulator, dict[str, _Counted]]:
-    """Run all windows through the reference and every session."""
-    own, counted = NllAccumulator(), {name: _Counted() for name in sessions}
-    for part in progress_bar(parts, description="compare", unit="windows", show=progress):
-        targets = np.array(part[1:])
-        expected = Logits(reference.logits(part)[:-1])
-        own.add(expected, targets)
-        for name, session in sessions.items():
-            logits = Logits(session.forward(part, session.new_cache(len(part)), num_logits_to_keep=0)[:-1])
-            counted[name].nll.add(logits, targets)
-            counted[name].divergence.add(expected, logits)
-    return own, counted
+@dataclass(frozen=True)
+class Inside:
+    """The residual stream of the reference on the text's first tokens; None where it cannot be seen."""
+
+    token_ids: list[int]
+    residuals: list[np.ndarray] | None
+
+    @classmethod
+    def of(cls, bundle: Bundle, reference: Reference, token_ids: Sequence[int]) -> Inside:
+        """Run the reference."""
+        token_ids = list(token_ids[: min(DETAIL_TOKENS, bundle.shape.max_position_embeddings // 2)])
+        return cls(token_ids, reference.residuals(token_ids))
+
+    @property
+    def outliers(self) -> Outliers | None:
+        """Of the stream."""
+        return None if self.residuals is None else Outliers.of(self.residuals, self.token_ids)
 
 
 def _look_inside(
-    bundle: Bundle,
-    reference: Reference,
-    sessions: dict[str, DecoderSession],
-    token_ids: Sequence[int],
-    progress: bool,
+    bundle: Bundle, inside: Inside, sessions: dict[str, DecoderSession], threads: int | None, progress: bool
 ) -> dict[str, Details]:
-    token_ids = list(token_ids[: min(DETAIL_TOKENS, bundle.shape.max_position_embeddings // 2)])
-    residuals = reference.residuals(token_ids)
     prompt_tokens, new_tokens = _bench_tokens(bundle)
+    sizes = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
     return {
-        name: measure_details(bundle, session, token_ids, residuals, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
+        name: measure_details(bundle, session, inside.token_ids, inside.residuals, **sizes, threads=threads)
         for name, session in progress_bar(
             sessions.items(), description="details", unit="precisions", show=progress, total=len(sessions)
         )
@@ -185,13 +167,13 @@ def _look_inside(
 def _figures(
     bundle: Bundle,
     session: DecoderSession,
-    counted: _Counted,
+    predicted: Predictions,
     own: NllAccumulator,
     continuation: Continuation,
     details: Details | None,
 ) -> PrecisionFigures:
     """What was counted, and what remains to be measured: the greedy continuation and the speed."""
-    nll, divergence = counted.nll, counted.divergence
+    nll, divergence = predicted.nll, predicted.divergence
     left = continuation.divergence(session)
     prompt_tokens, new_tokens = _bench_tokens(bundle)
     row = bench(session, prompt_tokens=prompt_tokens, new_tokens=new_tokens, repeats=BENCH_REPEATS)

@@ -43,11 +43,16 @@ class Drift:
         return [("embedding", self.embedding), *layers]
 
     @property
+    def growth(self) -> list[tuple[str, float]]:
+        """What each part adds to the error, the one that adds most first."""
+        points = [("", 0.0), *self.steps]
+        added = [(after[0], after[1] - before[1]) for before, after in pairwise(points)]
+        return sorted(added, key=lambda part: -part[1])
+
+    @property
     def worst(self) -> str:
         """The part that adds most to the error."""
-        points = [("", 0.0), *self.steps]
-        growth = {after[0]: after[1] - before[1] for before, after in pairwise(points)}
-        return max(growth, key=lambda name: growth[name])
+        return self.growth[0][0]
 
 
 def _relative_error(expected: np.ndarray, found: np.ndarray) -> float:

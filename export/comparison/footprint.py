@@ -57,7 +57,7 @@ def _run_here(folder: str, precision: str, prompt_tokens: int, new_tokens: int, 
     started = time.perf_counter()
     session = DecoderSession(bundle, precision, threads=threads)
     loaded = time.perf_counter()
-    list(generate_step(session, [0] * prompt_tokens, max_new_tokens=new_tokens))
+    list(generate_step(session, [0] * prompt_tokens, max_new_tokens=new_tokens, stop_token_ids=()))
     return Footprint(loaded - started, _peak_bytes())
 
 

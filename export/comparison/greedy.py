@@ -47,7 +47,7 @@ class Continuation:
 
     def divergence(self, session: DecoderSession) -> GreedyDivergence | None:
         """Where a graph's own continuation leaves this one; None if nowhere."""
-        found = generate_step(session, self.prompt, max_new_tokens=len(self.token_ids))
+        found = generate_step(session, self.prompt, max_new_tokens=len(self.token_ids), stop_token_ids=())
         for step, (ours, (theirs, *_)) in enumerate(zip(self.token_ids, found, strict=True)):
             if ours != theirs:
                 row = self.logits[step]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +25,9 @@ class Reference(Protocol):
 
     def greedy(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
         """The likeliest continuation, token by token, with no stop."""
+
+    def using_threads(self, threads: int) -> AbstractContextManager[object]:
+        """Within it `logits` uses this many threads, and may be called from several."""
 
     def residuals(self, token_ids: Sequence[int]) -> list[np.ndarray] | None:
         """The residual stream after the embedding and after every attention and MLP, in their order.
@@ -53,7 +57,14 @@ class SessionReference:
 
     def greedy(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
         """The likeliest continuation."""
-        return [token.token_id for token in generate_step(self._session, prompt, max_new_tokens=max_new_tokens)]
+        return [
+            token.token_id
+            for token in generate_step(self._session, prompt, max_new_tokens=max_new_tokens, stop_token_ids=())
+        ]
+
+    def using_threads(self, threads: int) -> AbstractContextManager[object]:
+        """The session has the threads that it was opened with."""
+        return nullcontext(threads)
 
     def residuals(self, token_ids: Sequence[int]) -> list[np.ndarray] | None:
         """Seen in the graph; None in a graph of another exporter."""

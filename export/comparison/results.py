@@ -7,6 +7,8 @@ from typing import Any
 
 from export.comparison.drift import Drift
 from export.comparison.footprint import Footprint
+from export.comparison.outliers import Outliers
+from export.comparison.token_losses import TokenLosses
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 
@@ -18,6 +20,7 @@ class Details:
     drift: Drift | None  # None: another exporter's graph, whose residual stream cannot be found
     cache_paths: dict[str, float]  # largest difference of a logit from one pass, over the largest logit
     footprint: Footprint
+    token_losses: TokenLosses | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class PrecisionFigures:
         values = asdict(self)
         details = values.pop("details")
         if details is not None:
-            values |= {"drift": details["drift"], "cache_paths": details["cache_paths"], **details["footprint"]}
+            values |= details.pop("footprint") | details
         return values
 
 
@@ -75,6 +78,7 @@ class Comparison:
         continued_tokens: how many the greedy continuation has.
         reference: what the precisions were held against.
         precisions: by name.
+        outliers: of the reference's activations; None where they were not looked at, or cannot be seen.
     """
 
     text: str
@@ -83,11 +87,14 @@ class Comparison:
     continued_tokens: int
     reference: ReferenceFigures
     precisions: dict[str, PrecisionFigures]
+    outliers: Outliers | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        values = {"text": self.text, "tokens": self.tokens, "window": self.window}
+        values: dict[str, Any] = {"text": self.text, "tokens": self.tokens, "window": self.window}
         precisions = {name: figures.to_dict() for name, figures in self.precisions.items()}
+        if self.outliers is not None:
+            values["outliers"] = asdict(self.outliers)
         return values | {
             "continued_tokens": self.continued_tokens,
             "reference": asdict(self.reference),

@@ -13,6 +13,7 @@ from html import escape
 
 # Drawn at the width of a phone; the page scales them up.
 WIDTH, ROW, LABEL, MARGIN = 360, 30, 66, 10
+STRIP_LABEL = 112
 PLOT_HEIGHT, AXIS_LEFT, AXIS_BOTTOM = 190, 46, 30
 GRID, ZERO, TEXT = "#e5e7eb", "#9ca3af", "#4b5563"
 
@@ -36,6 +37,15 @@ class Line:
     label: str
     colour: str
     values: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of `strips`: its name, a remark, and a value for each colour; None for none."""
+
+    label: str
+    note: str
+    values: Sequence[float | None]
 
 
 def bars(title: str, rows: Sequence[Bar]) -> str:
@@ -68,6 +78,33 @@ def dots(title: str, rows: Sequence[Bar], *, least: float) -> str:
         parts.append(_line(x, 0, x, height - 6, GRID))
         parts.append(_text(x, height + 10, "≤" * (power == low) + _power(power), anchor="middle"))
     return _svg(title, height + 16, [*parts, *_points(rows, place)])
+
+
+def strips(title: str, rows: Sequence[Row], colours: Sequence[str], *, least: float) -> str:
+    """Points of several colours in each row, on a logarithmic scale; what is below `least` stands at its left end."""
+    values = [value for row in rows for value in row.values if value is not None]
+    low = max(math.log10(least), math.floor(math.log10(max(min(values), least))))
+    high = max(low + 1, math.ceil(math.log10(max(*values, least))))
+    height = len(rows) * ROW
+
+    def place(x: float) -> float:
+        return STRIP_LABEL + (math.log10(max(x, least)) - low) / (high - low) * (WIDTH - STRIP_LABEL - 20)
+
+    parts = []
+    for power in range(round(low), round(high) + 1, math.ceil((high - low) / 5)):
+        x = place(10.0**power)
+        parts.append(_line(x, 0, x, height - 4, GRID))
+        cut = "≤" * (power == round(low) and min(values) < 10.0**power)
+        parts.append(_text(x, height + 12, cut + _power(power), anchor="middle"))
+    for number, row in enumerate(rows):
+        y = number * ROW + 11
+        parts.append(_text(0, y, row.label, weight=600))
+        parts.append(_text(0, y + 12, row.note, size=10))
+        shown = [(place(value), colour) for value, colour in zip(row.values, colours, strict=True) if value is not None]
+        if shown:
+            parts.append(_line(min(shown)[0], y, max(shown)[0], y, GRID, width=2))
+        parts += [f'<circle cx="{x:.1f}" cy="{y}" r="4.5" fill="{colour}"/>' for x, colour in shown]
+    return _svg(title, height + 18, parts)
 
 
 def whiskers(title: str, rows: Sequence[Bar], *, unit: float, tick: Callable[[float], str]) -> str:

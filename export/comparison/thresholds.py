@@ -1,4 +1,8 @@
-"""The limits of a comparison: from defaults and options, and which figures exceed them."""
+"""The verdict of a comparison: which figures exceed their limits, and which precisions are not fit for use.
+
+A limit is passed where an export is wrong: a scale, a bias, another model's weights. A precision may be made right and
+yet lose more than a model in use should.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +16,25 @@ from runtime.precisions import PRECISIONS, Limits
 ALL = "*"
 OPTIONS = {"max_kl": "--max-kl", "min_top1": "--min-top1", "max_perplexity_change": "--max-perplexity-change"}
 
+# A precision that finds another token likeliest more often than at one position in ten writes another text.
+FIT_TOP1 = 0.9
 
-def parse_limits(given: Mapping[str, str | None], precisions: Iterable[str]) -> dict[str, Limits]:
+
+def parse_limits(
+    given: Mapping[str, str | None], precisions: Iterable[str], *, parameters: int | None = None
+) -> dict[str, Limits]:
     """From options to the limits of each precision.
 
     Args:
         given: field of `Limits` -> what the user typed: `0.01` for every precision, or `int8=0.01,q4=0.2` for some;
             None or absent for the defaults.
         precisions: of the bundle.
+        parameters: of the model, whose size the defaults depend on; None where it is not known.
 
     Raises:
         ExportError: not a number, or a precision that the bundle lacks.
     """
-    limits = {name: PRECISIONS[name].limits for name in precisions}
+    limits = {name: PRECISIONS[name].limits_at(parameters) for name in precisions}
     for field, text in given.items():
         parsed = {} if text is None else _parse(OPTIONS[field], text)
         if unknown := parsed.keys() - {ALL, *limits}:
@@ -40,6 +50,20 @@ def shortfalls(comparison: Comparison, limits: Mapping[str, Limits]) -> list[str
     return [
         line for name, figures in comparison.precisions.items() for line in _shortfalls(name, figures, limits[name])
     ]
+
+
+def unfit(comparison: Comparison) -> dict[str, str]:
+    """The precisions that are not fit for use on this model, each with a line that says why and what to take."""
+    agreements = {name: figures.top1_agreement for name, figures in comparison.precisions.items()}
+    fit = [name for name, agreement in agreements.items() if agreement >= FIT_TOP1]
+    best = min(fit, key=lambda name: comparison.precisions[name].file_bytes, default=None)
+    advice = "" if best is None else f"; {best} agrees at {agreements[best]:.1%}"
+    return {
+        name: f"{name} is not fit for use on this model: its likeliest token is {comparison.reference.name}'s at "
+        f"{agreement:.1%} of positions, below {FIT_TOP1:.0%}{advice}"
+        for name, agreement in agreements.items()
+        if name not in fit
+    }
 
 
 def _shortfalls(name: str, figures: PrecisionFigures, limits: Limits) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,16 @@ class TorchReference:
     def greedy(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
         """The likeliest continuation."""
         return self._model.generate(torch.tensor(list(prompt)), max_new_tokens=max_new_tokens)
+
+    @contextmanager
+    def using_threads(self, threads: int) -> Iterator[None]:
+        """Set torch's threads, and set them back."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def residuals(self, token_ids: Sequence[int]) -> list[np.ndarray]:
         """Caught by hooks on the way into each block and each of its norms, and out of the last block."""

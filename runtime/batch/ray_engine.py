@@ -11,17 +11,21 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from runtime.batch.blocks import Block, read_block, split
 from runtime.batch.lines import FinishedLine
 from runtime.batch.worker import BatchWorker
+from runtime.bundle import Bundle
 from runtime.engine.threads import default_threads
 from runtime.errors import BatchError, MissingDependencyError, OptionError, SmolTextError
+from runtime.generation.text_request import TextRequest
 from runtime.language_model import LanguageModel
+from runtime.sampling.constraint import GrammarVocabulary
 from runtime.sampling.options import SamplingOptions
+from runtime.text.tokenizer import Tokenizer
 
 # A block is the unit of loss: small beside the whole, large beside a batch, which runs empty at its end.
 BLOCKS_A_WORKER = 8
@@ -67,6 +71,26 @@ class BlockWorker:
             "content": [result.to_bytes() for result in results],
             "failed": [result.failed for result in results],
         }
+
+
+def check_work(bundle: Bundle, work: RemoteWork) -> None:
+    """Raise what every worker would: said here, it is one line.
+
+    Raises:
+        OptionError, ConstraintError: batch_size below 1, or options for all that the model cannot have.
+    """
+    if work.batch_size < 1:
+        raise OptionError(f"batch_size must be at least 1, not {work.batch_size}")
+    tokenizer = Tokenizer(bundle)
+    TextRequest(
+        bundle.shape,
+        tokenizer,
+        [0],
+        replace(work.sampling, min_new_tokens=0),
+        stop_token_ids=bundle.eos_token_ids,
+        vocabulary=lambda: GrammarVocabulary(tokenizer, bundle.shape.vocab_size),
+        on_delta=lambda _: None,
+    )
 
 
 def run_on_ray(work: RemoteWork, *, done: int, left: int, workers: int | None) -> Iterator[FinishedLine]:

@@ -9,15 +9,15 @@ from collections.abc import Callable
 
 from runtime.errors import SmolTextError
 
-FAILED, INTERRUPTED = 1, 130
+FAILED, INCOMPLETE, INTERRUPTED = 1, 3, 130
 
 
-def run_to_exit_code(command: Callable[[], None]) -> int:
-    """Run a command: 0 when it ends, 1 with one line on stderr where the user erred, 130 after Ctrl-C."""
+def run_to_exit_code(command: Callable[[], int | None]) -> int:
+    """Run a command: what it returns, 0 for None; 1 with one line on stderr where the user erred; 130 after Ctrl-C."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows `?`, not a traceback
     try:
-        command()
+        code = command() or 0
         if sys.stdout is not None:  # `>&-` leaves none
             sys.stdout.flush()
     except BrokenPipeError:
@@ -31,4 +31,4 @@ def run_to_exit_code(command: Callable[[], None]) -> int:
             raise  # a fault of ours: its traceback is what we need to see
         print("error:", " ".join(str(error).split()) or type(error).__name__, file=sys.stderr)
         return FAILED
-    return 0
+    return code

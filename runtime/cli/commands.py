@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 from runtime.bundle import Bundle
 from runtime.chat_session import ChatSession
 from runtime.cli.chat_console import ChatConsole
+from runtime.cli.command_line import INCOMPLETE
+from runtime.cli.prompts import is_piped, read_file, read_prompt, read_stdin
 from runtime.cli.sampling_arguments import sampling_options
+from runtime.cli.timings import timings
+from runtime.cli.word_wrap import terminal_wrapper
 from runtime.engine.session import DecoderSession
-from runtime.errors import BatchError, OptionError, PromptError
-from runtime.generation.text_delta import Generation, collect, logprobs_to_list
+from runtime.errors import BatchError, OptionError
+from runtime.generation.text_delta import Generation, TextDelta, collect, logprobs_to_list
 from runtime.language_model import LanguageModel
 from runtime.progress import progress_bar
 from runtime.sampling.options import SamplingOptions
@@ -28,37 +32,48 @@ if TYPE_CHECKING:
 DEFAULT_BENCH_PROMPT_TOKENS, DEFAULT_BENCH_NEW_TOKENS = 512, 64
 
 
-def generate(args: argparse.Namespace) -> None:
-    """Continue a text: as it comes on stdout, or as one JSON object."""
+def generate(args: argparse.Namespace) -> int:
+    """Continue a text, or answer a question: as it comes on stdout, or as one JSON object. Returns the exit code."""
     bundle = Bundle.open(args.bundle, revision=args.revision)
     sampling = sampling_options(args, bundle.generation_defaults)
+    prompt = read_prompt(args.prompt)
     model = _load_for_texts(bundle, args)
-    prompt = _read_prompt(args.prompt)
-    prompt_ids = model.tokenizer.encode_prompt(prompt)
-    stream = model.stream(prompt_ids, sampling)
+    prompt_ids = _question_ids(model, args.system, prompt) if args.chat else model.tokenizer.encode_prompt(prompt)
+    before = "" if args.chat else prompt
+    # What is refused is refused here, before anything is printed.
+    stream = (model.stream_past_context if args.sliding_window else model.stream)(prompt_ids, sampling)
     if args.json:
         result = collect(stream, prompt_tokens=len(prompt_ids))
-        print(json.dumps(_generation_to_dict(prompt, result, model.tokenizer), ensure_ascii=False))
-        return
-    print(prompt, end="", flush=True)
-    result = Generation()
-    for chunk in stream:
-        result.add(chunk)
-        print(chunk.text, end="", flush=True)
-    print(flush=True)
-    if result.logprobs:
-        print(_logprobs_table(result, model.tokenizer), file=sys.stderr)
-    is_constrained = sampling.json_schema is not None or sampling.regex is not None
-    if is_constrained and result.finish_reason == "length":
+        print(json.dumps(_generation_to_dict(before, result, model.tokenizer), ensure_ascii=False))
+    else:
+        result = _print_as_it_comes("" if args.completion_only else before, stream, len(prompt_ids), model.tokenizer)
+    if args.verbose:
+        print(timings(result, model), file=sys.stderr)
+    if result.finish_reason == "incomplete":
         print("[cut: the text is not complete; allow more with --max-new-tokens]", file=sys.stderr)
+        return INCOMPLETE
+    return 0
 
 
 def chat(args: argparse.Namespace) -> None:
     """A conversation on the terminal; each question is prefilled alone, on top of what was said before."""
     bundle = Bundle.open(args.bundle, revision=args.revision)
     sampling = sampling_options(args, bundle.generation_defaults)
-    session = ChatSession(_load_for_texts(bundle, args), system=args.system, context_policy=args.context_policy)
-    ChatConsole(session, sampling, args.system).run()
+    model = _load_for_texts(bundle, args)
+    session = ChatSession(model, system=args.system, context_policy=args.context_policy)
+    console = ChatConsole(
+        session,
+        sampling,
+        args.system,
+        verbose=(lambda result: timings(result, model)) if args.verbose else None,
+    )
+    if is_piped() and not args.line_by_line:
+        question = read_stdin()
+        if question.strip():
+            console.answer(question.rstrip("\n"))
+        return
+    console.greet(f"{bundle.folder.name}, {model.session.precision}, context of {session.context_tokens:,} tokens")
+    console.run()
 
 
 def bench(args: argparse.Namespace) -> None:
@@ -86,7 +101,7 @@ def perplexity(args: argparse.Namespace) -> None:
     from runtime.evaluation.perplexity import measure_perplexity
 
     bundle = Bundle.open(args.bundle, revision=args.revision)
-    token_ids = Tokenizer(bundle).encode(_read_file(args.text))[: args.max_tokens]
+    token_ids = Tokenizer(bundle).encode(read_file(args.text))[: args.max_tokens]
     session = DecoderSession(bundle, args.precision or bundle.default_precision, threads=args.threads)
     against = DecoderSession(bundle, args.against, threads=args.threads, spin=False) if args.against else None
     result = measure_perplexity(
@@ -126,7 +141,7 @@ def _results(
 
         worker = BatchWorker(_load(bundle, args), sampling, batch_size=args.batch_size)
         return worker.run(source.lines(done))
-    from runtime.batch.ray_engine import RemoteWork, run_on_ray
+    from runtime.batch.ray_engine import RemoteWork, check_work, run_on_ray
 
     if not Path(args.prompts).is_file():
         raise OptionError("--engine ray reads a file, which its workers open themselves")
@@ -140,6 +155,7 @@ def _results(
         batch_size=args.batch_size,
         threads=args.threads,
     )
+    check_work(bundle, work)
     return run_on_ray(work, done=done, left=source.count - done, workers=args.workers)
 
 
@@ -157,25 +173,27 @@ def _load_for_texts(bundle: Bundle, args: argparse.Namespace) -> LanguageModel:
     )
 
 
-def _read_prompt(prompt: str) -> str:
-    if prompt != "-":
-        return prompt
-    try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise PromptError(f"stdin is not UTF-8 text: {error}") from None
+def _print_as_it_comes(
+    before: str, stream: Iterator[TextDelta], prompt_tokens: int, tokenizer: Tokenizer
+) -> Generation:
+    wrapped = terminal_wrapper()
+    print(wrapped(before), end="", flush=True)
+    result = collect(
+        stream,
+        prompt_tokens=prompt_tokens,
+        on_delta=lambda delta: print(wrapped(delta.text), end="", flush=True),
+    )
+    print(flush=True)
+    if result.logprobs:
+        print(_logprobs_table(result, tokenizer), file=sys.stderr)
+    return result
 
 
-def _read_file(path: str) -> str:
-    """A text file, or stdin for `-`."""
-    if path == "-":
-        return _read_prompt(path)
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise PromptError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise PromptError(f"{path} is not UTF-8 text: {error}") from None
+def _question_ids(model: LanguageModel, system: str | None, question: str) -> list[int]:
+    """A single question through the model's chat template."""
+    messages = [{"role": "system", "content": system}] if system else []
+    text = model.chat_template.render([*messages, {"role": "user", "content": question}])
+    return model.tokenizer.encode_prompt(text, add_special_tokens=False)
 
 
 def _generation_to_dict(prompt: str, result: Generation, tokenizer: Tokenizer) -> dict[str, Any]:

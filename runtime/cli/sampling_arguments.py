@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import Field, fields
+from dataclasses import Field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def sampling_options(args: argparse.Namespace, defaults: Mapping[str, Any]) -> S
     if "logit_bias" in given:
         given["logit_bias"] = dict(given["logit_bias"])
     if "json_schema" in given:
-        given["json_schema"] = _read(given["json_schema"])
+        schema = given["json_schema"]
+        given["json_schema"] = schema if schema.lstrip().startswith("{") else _read(schema)
     return SamplingOptions(**{**defaults, **given})
 
 
@@ -56,7 +58,7 @@ SPECIAL: dict[str, tuple[str, dict[str, Any]]] = {
     "logit_bias": ("logit-bias", {"type": _bias, "action": "append", "metavar": "ID=X"}),
     "stop_strings": ("stop", {"action": "append", "metavar": "TEXT"}),
     "stop_token_ids": ("stop-token-id", {"type": int, "action": "append", "metavar": "ID"}),
-    "json_schema": ("json-schema", {"metavar": "FILE"}),
+    "json_schema": ("json-schema", {"metavar": "FILE|JSON"}),
     "regex": ("regex", {"metavar": "RE"}),
 }
 
@@ -84,3 +86,34 @@ def _read(path: str) -> str:
         raise OptionError(f"the JSON schema {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise OptionError(f"the JSON schema {path} is not UTF-8 text: {error}") from None
+
+
+def with_option(sampling: SamplingOptions, name: str, value: str) -> SamplingOptions:
+    """The options with one of them changed, as a command of a chat gives it: `default` takes it back.
+
+    Raises:
+        OptionError: no option of that name that is a number, or a value outside its range.
+    """
+    option = next((option for option in _numbers() if option.name == name.replace("-", "_")), None)
+    if option is None:
+        near = get_close_matches(name.replace("-", "_"), [option.name for option in _numbers()], 1)
+        raise OptionError(f"there is no option {name}" + (f"; did you mean {near[0]}?" if near else ""))
+    try:
+        number: Any = option.default if value == "default" else option.metadata["kind"](value)
+    except ValueError:
+        raise OptionError(f"{option.name} must be {option.metadata['allowed']}, not {value!r}") from None
+    changes: dict[str, Any] = {option.name: number}
+    return replace(sampling, **changes)
+
+
+def described_options(sampling: SamplingOptions, name: str | None = None) -> str:
+    """The options that are numbers, a line each: value and meaning; or one of them."""
+    shown = [option for option in _numbers() if name is None or option.name == name.replace("-", "_")]
+    width = max(len(option.name) for option in shown)
+    return "\n".join(
+        f"{option.name:<{width}} {getattr(sampling, option.name)!s:<6} {option.metadata['meaning']}" for option in shown
+    )
+
+
+def _numbers() -> list[Field[Any]]:
+    return [option for option in fields(SamplingOptions) if option.metadata["kind"] is not None]

@@ -122,7 +122,7 @@ class Scheduler:
             session.check_cache(request.cache)
             if any(other.request.cache is request.cache for other in (*self._waiting, *self._running)):
                 raise OptionError("another sequence uses this cache: give each its own")
-        sequence = Sequence(self._added, request, limit)
+        sequence = Sequence(self._added, request, limit, session.stop_token_ids)
         if self._bytes_of(sequence) > self._cache_bytes:
             raise PromptError(
                 f"a prompt of {len(request.prompt_ids)} tokens and {limit} new ones need a cache of "
@@ -162,7 +162,7 @@ class Scheduler:
             outputs = self._decode()
             if outputs:
                 self._pacing.decoded(time.perf_counter() - started)
-            outputs += self._prefill(self._pacing, disturbs=bool(outputs))
+            outputs += self._prefill(self._pacing, disturbed=len(outputs))
         for sequence, _ in outputs:
             if sequence.finish_reason is not None and sequence in self._running:
                 self._release(sequence)
@@ -258,14 +258,17 @@ class Scheduler:
                 outputs += self._run_chunk(sequence, None)
         return outputs
 
-    def _prefill(self, pacing: Pacing, *, disturbs: bool) -> list[SequenceOutput]:
+    def _prefill(self, pacing: Pacing, *, disturbed: int) -> list[SequenceOutput]:
         """Run a chunk of the first prompt in line: a short one where it holds others up."""
-        sequence = next((sequence for sequence in self._running if not sequence.is_decoding), None)
-        if sequence is None:
+        line = [sequence for sequence in self._running if not sequence.is_decoding]
+        if not line:
             return []
-        return self._run_chunk(sequence, pacing.budget_tokens if disturbs else None)
+        if not disturbed:
+            return self._run_chunk(line[0], None)
+        share = max(1.0, len(line) / disturbed)
+        return self._run_chunk(line[0], pacing.budget_tokens(share), share)
 
-    def _run_chunk(self, sequence: Sequence, budget: int | None) -> list[SequenceOutput]:
+    def _run_chunk(self, sequence: Sequence, budget: int | None, share: float = 1.0) -> list[SequenceOutput]:
         try:
             cache = self._begin(sequence) if sequence.cache is None else sequence.cache
             # In a batch-invariant session any cut will do, and a cache of the caller's own holds what it holds.
@@ -277,7 +280,7 @@ class Scheduler:
         except (BundleError, OptionError, PromptError) as error:
             return [_failed(sequence, error)]
         if self._pacing is not None and budget is not None:
-            self._pacing.paused(end - start, time.perf_counter() - started)
+            self._pacing.paused(end - start, time.perf_counter() - started, share)
         return [sequence.take(logits[0])] if end == total else []
 
     def _begin(self, sequence: Sequence) -> KVCache:

@@ -16,7 +16,7 @@ from runtime.sampling.logits_processors import LogitsProcessor
 from runtime.sampling.logprobs import SampledToken, token_logprobs
 from runtime.sampling.sampler import Sampler, check_finite, greedy
 
-FinishReason = Literal["stop", "length", "cancelled", "error"]
+FinishReason = Literal["stop", "length", "incomplete", "cancelled", "error"]
 
 DEFAULT_MAX_NEW_TOKENS = 256
 
@@ -30,7 +30,7 @@ class Request:
         max_new_tokens: the most that may come; None for 256, or what the context has room for.
         sampler: from logits float32 [vocab_size] to a token id.
         logits_processors: run before the sampler, in order, on all ids so far, those of the prompt included.
-        stop_token_ids: the sequence ends before any of these.
+        stop_token_ids: the sequence ends before any of these; None for the model's own, () for none.
         on_token: told every token that comes; a reason ends the sequence with that token.
         top_logprobs: give each token's log-probability, and those of this many likeliest ones; None for neither.
         prompt_lookup: check guesses that are looked up in the sequence so far, several in one pass.
@@ -43,7 +43,7 @@ class Request:
     max_new_tokens: int | None = None
     sampler: Sampler = greedy
     logits_processors: abc.Sequence[LogitsProcessor] = ()
-    stop_token_ids: abc.Collection[int] = ()
+    stop_token_ids: abc.Collection[int] | None = None
     on_token: abc.Callable[[SampledToken], FinishReason | None] = lambda _: None
     top_logprobs: int | None = None
     prompt_lookup: bool = False
@@ -70,6 +70,7 @@ class Sequence:
         index: of the request, in the order of arrival.
         request: what to generate.
         limit: new tokens at most.
+        stop_token_ids: of the model, for a request that names none.
 
     Attributes:
         token_ids: the prompt, then the new tokens; what processors see.
@@ -104,7 +105,9 @@ class Sequence:
         "token_ids",
     )
 
-    def __init__(self, index: int, request: Request, limit: int) -> None:
+    def __init__(
+        self, index: int, request: Request, limit: int, stop_token_ids: abc.Collection[int] = frozenset()
+    ) -> None:
         self.index = index
         self.request = request
         self.looks_up = request.prompt_lookup
@@ -120,7 +123,8 @@ class Sequence:
         self._lookup = PromptLookup(self.token_ids) if request.prompt_lookup else None
         # What every step asks for, at hand.
         self._sampler, self._processors = request.sampler, tuple(request.logits_processors)
-        self._stops, self._on_token, self._top = request.stop_token_ids, request.on_token, request.top_logprobs
+        self._stops = stop_token_ids if request.stop_token_ids is None else request.stop_token_ids
+        self._on_token, self._top = request.on_token, request.top_logprobs
 
     @property
     def new_ids(self) -> list[int]:

@@ -14,8 +14,10 @@ from runtime import contract
 from runtime.bundle import Bundle
 from runtime.engine.binding import CacheBinding, one_line_errors
 from runtime.engine.chunks import ATTENTION_BLOCK, ChunkRule
+from runtime.engine.exact_products import exact_product_options
 from runtime.engine.kv_cache import KVCache
 from runtime.engine.threads import default_threads
+from runtime.engine.weight_pages import release_weight_pages
 from runtime.errors import BundleError, OptionError, PromptError
 from runtime.precisions import INT8_CACHE_SUFFIX, PRECISIONS, batch_invariant_names
 
@@ -41,6 +43,7 @@ class DecoderSession:
 
     Attributes:
         cache_dtype: float32, or int8.
+        stop_token_ids: of the model: where a text ends unless its request says otherwise.
         batch_invariant: whether logits are the same bits however tokens are grouped, by itself or as asked for.
         chunks: how prompts are cut into passes.
         graph_seconds: spent inside onnxruntime so far; the rest of a step is Python's and NumPy's.
@@ -64,6 +67,7 @@ class DecoderSession:
         path = bundle.model_file(precision)
         self._row = PRECISIONS[precision]
         self.shape = bundle.shape
+        self.stop_token_ids = bundle.eos_token_ids
         self.precision = precision
         self.threads = default_threads() if threads is None else threads
         if self.threads < 1:
@@ -87,6 +91,7 @@ class DecoderSession:
         )
         with one_line_errors(path, "cannot be opened by"):
             self._ort = ort.InferenceSession(str(path), _session_options(self.threads, spin), ["CPUExecutionProvider"])
+        release_weight_pages(path.parent)
         self._path = path
         self.graph_seconds = 0.0
         self.cache_dtype = self._check_contract()
@@ -98,6 +103,10 @@ class DecoderSession:
         ]
         # Each cache that takes turns on this session stays bound, until it moves its buffers or is gone.
         self._bindings: WeakKeyDictionary[KVCache, CacheBinding] = WeakKeyDictionary()
+
+    def __repr__(self) -> str:
+        """The graph's file and the precision."""
+        return f"DecoderSession({str(self._path)!r}, precision={self.precision!r}, threads={self.threads})"
 
     def new_cache(self, capacity_tokens: int = 0) -> KVCache:
         """An empty cache with room for `capacity_tokens`; it grows when more come."""
@@ -296,7 +305,8 @@ def _session_options(threads: int, spin: bool) -> ort.SessionOptions:
     options.log_severity_level = SILENT
     options.enable_mem_pattern = False  # shapes change at every step: a pattern would be planned and thrown away
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
-    options.add_session_config_entry(*contract.EXACT_PRODUCTS)
+    for entry in exact_product_options().items():
+        options.add_session_config_entry(*entry)
     # A portable graph multiplies dequantized weights as floats; fused as usual, its activations would be quantized.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     return options

@@ -26,8 +26,7 @@ class NllAccumulator:
             logits: of the model.
             targets: int [positions], the token that came next.
         """
-        chosen = np.take_along_axis(logits.values, targets[:, None], axis=1)[:, 0]
-        self.parts.append(logits.normalizers - chosen)
+        self.parts.append(logits.nats(targets))
 
     @property
     def token_nats(self) -> np.ndarray:

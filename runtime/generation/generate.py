@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 
 from runtime.engine import sequence as sequences
 from runtime.engine.kv_cache import KVCache
@@ -27,6 +27,7 @@ def generate_step(
     max_new_tokens: int | None = None,
     sampler: Sampler = greedy,
     logits_processors: Sequence[LogitsProcessor] = (),
+    stop_token_ids: Collection[int] | None = None,
     top_logprobs: int | None = None,
     cache: KVCache | None = None,
     prompt_lookup: bool = False,
@@ -34,8 +35,8 @@ def generate_step(
 ) -> Generator[SampledToken]:
     """Yield new tokens one at a time; N of them cost one prefill and N - 1 decodes.
 
-    Stop tokens are the caller's: break, and nothing more is computed. Whenever the loop is left, the cache holds the
-    prompt and all tokens yielded but the last.
+    The loop ends before a stop token, or where the caller breaks: nothing more is computed then. Whenever it is left,
+    the cache holds the prompt and all tokens yielded but the last.
 
     Args:
         session: an open graph.
@@ -43,6 +44,7 @@ def generate_step(
         max_new_tokens: the most that may come; None for 256 or what the context has room for.
         sampler: from logits float32 [vocab_size] to an id.
         logits_processors: run before the sampler, in order, on all ids so far, those that the cache holds included.
+        stop_token_ids: see Request: None for the model's own, () to go on beyond them.
         top_logprobs: give each token's log-probability, and those of this many likeliest ones; None for neither.
         cache: earlier tokens of the same sequence; a new one when not given.
         prompt_lookup: check guesses that are looked up in the text so far, several in one pass: faster where the output
@@ -66,6 +68,7 @@ def generate_step(
             limit,
             sampler,
             logits_processors,
+            stop_token_ids,
             top_logprobs=top_logprobs,
             prompt_lookup=prompt_lookup,
             cache=cache,

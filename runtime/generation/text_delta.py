@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,8 @@ class TextDelta:
         text: new text; empty while a character or a possible stop string is unfinished.
         token_id: the token that was drawn; None in a last piece that only flushes text.
         finish_reason: on the last piece: "stop" (a stop token or string, or a complete constrained text), "length"
-            (max_new_tokens, or the context is full) or "cancelled".
+            (max_new_tokens, or the context is full), "incomplete" (the same, before a constrained text was complete) or
+            "cancelled".
         logprob: of the token, in nats, as the model gave it; None where SamplingOptions.top_logprobs is None.
         top_logprobs: the likeliest tokens in its place, in descending order.
     """
@@ -85,8 +86,10 @@ class Generation:
             self.finish_reason = delta.finish_reason
 
 
-def collect(deltas: Iterator[TextDelta], *, prompt_tokens: int) -> Generation:
-    """Run a stream to its end and time it."""
+def collect(
+    deltas: Iterator[TextDelta], *, prompt_tokens: int, on_delta: Callable[[TextDelta], object] | None = None
+) -> Generation:
+    """Run a stream to its end and time it; `on_delta` is told each piece as it comes."""
     result = Generation(prompt_tokens=prompt_tokens)
     started = time.perf_counter()
     first = last = None
@@ -95,6 +98,8 @@ def collect(deltas: Iterator[TextDelta], *, prompt_tokens: int) -> Generation:
             last = time.perf_counter()
             first = first or last
         result.add(delta)
+        if on_delta is not None:
+            on_delta(delta)
     if first is not None and last is not None:
         result.time_to_first_token_seconds = first - started
         result.decode_seconds = last - first

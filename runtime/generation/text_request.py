@@ -106,7 +106,10 @@ class TextRequest:
         reason: FinishReason | None = "length" if len(self.new_ids) == self.limit else None
         if self._constraint is not None:
             self._constraint.follow(self.new_ids)
-            reason = "stop" if self._constraint.is_finished else reason
+            if self._constraint.is_finished:
+                reason = "stop"
+            elif reason == "length" and not self._constraint.is_complete:
+                reason = "incomplete"
         if reason is not None:
             text += self._text.flush()
         if self._has_stop_strings and self.is_cut:

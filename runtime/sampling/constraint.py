@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from runtime.errors import ConstraintError, MissingDependencyError
+from runtime.sampling.json_numbers import DigitRun, digit_run, forbid_digits, leading_digits
+from runtime.sampling.json_schema import parse_schema, supported_schema
 from runtime.sampling.options import SamplingOptions
 
 if TYPE_CHECKING:
@@ -53,6 +56,15 @@ class GrammarVocabulary:
         self.size = max(vocab_size, self.end_token_id + 1)
         self.tokens: LLTokenizer = LLTokenizer(tokenizer_json, n_vocab=self.size, eos_token=[self.end_token_id])
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """A token's own bytes; none for a special token."""
+        return b"" if self.tokens.is_special_token(token_id) else self.tokens.decode_bytes([token_id])
+
+    @cached_property
+    def leading_digits(self) -> np.ndarray:
+        """How many digits each token begins with, int64 [vocab_size]."""
+        return leading_digits(self.vocab_size, self.token_bytes)
+
 
 class Constraint:
     """A grammar, and the position that a text has reached in it.
@@ -85,6 +97,7 @@ class Constraint:
         self._matcher: LLMatcher = LLMatcher(vocabulary.tokens, _grammar(options), log_level=SILENT)
         self._check()
         self._taken: list[int] = []
+        self._digits = DigitRun() if options.json_schema is not None else None
         self._bits = np.zeros(-(-vocabulary.size // 32), np.int32)
         allowed, is_complete = self._allowed()
         if self._matcher.is_error() or not (is_complete or allowed.any()):
@@ -100,6 +113,8 @@ class Constraint:
         allowed, is_complete = self._allowed()
         self._check()
         allowed[self._stop_ids] = is_complete
+        if self._digits is not None:
+            allowed = forbid_digits(allowed, self._vocabulary.leading_digits, self._digits.room)
         processed: np.ndarray = np.where(allowed, logits, np.float32(-np.inf))
         return processed
 
@@ -109,7 +124,12 @@ class Constraint:
         if list(token_ids[:shared]) != self._taken:
             shared = next(place for place, taken in enumerate(self._taken) if taken != [*token_ids, -1][place])
             self._matcher.rollback(len(self._taken) - shared)
+            if self._digits is not None:
+                self._digits = digit_run([self._vocabulary.token_bytes(token_id) for token_id in token_ids[:shared]])
         self._matcher.consume_tokens(list(token_ids[shared:]))
+        if self._digits is not None:
+            for token_id in token_ids[shared:]:
+                self._digits.feed(self._vocabulary.token_bytes(token_id))
         self._taken = list(token_ids)
         self._check()
 
@@ -117,6 +137,11 @@ class Constraint:
     def is_finished(self) -> bool:
         """Whether the text is complete and nothing can be added."""
         return bool(self._matcher.is_stopped())
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the text may end here."""
+        return bool(self._matcher.is_accepting())
 
     def _allowed(self) -> tuple[np.ndarray, bool]:
         """bool [vocab_size]: the tokens that may come next; and whether the text may end here."""
@@ -130,16 +155,6 @@ class Constraint:
             raise ConstraintError(f"{self._what}: {_reason(self._matcher.get_error())}")
 
 
-def parse_schema(schema: Any) -> Any:
-    """A JSON schema from its text; any other value is returned unchanged. Raises ConstraintError for invalid JSON."""
-    if not isinstance(schema, str):
-        return schema
-    try:
-        return json.loads(schema)
-    except (ValueError, RecursionError) as error:
-        raise ConstraintError(f"json_schema is not JSON: {error}") from None
-
-
 def _grammar(options: SamplingOptions) -> str:
     from llguidance import LLMatcher
 
@@ -147,6 +162,7 @@ def _grammar(options: SamplingOptions) -> str:
         return str(LLMatcher.grammar_from_regex(options.regex))
     try:
         schema = parse_schema(options.json_schema)
+        schema = supported_schema(schema)
         text = json.dumps({"allOf": [schema]} if isinstance(schema, bool) else schema)
         return str(LLMatcher.grammar_from_json_schema(text, defaults=LAYOUT))
     except (TypeError, ValueError, RecursionError) as error:

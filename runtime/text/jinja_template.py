@@ -8,13 +8,21 @@ from datetime import datetime
 from typing import Any
 
 from runtime.errors import ChatTemplateError
-from runtime.text.template_sandbox import Rendered, bounded_filter, make_environment, render
+from runtime.text.template_sandbox import (
+    Rendered,
+    bounded_filter,
+    make_environment,
+    measured_pieces,
+    render,
+    require_size,
+)
 
 # {"role": "system" | "user" | "assistant" | "tool", "content": text or a list of parts, ...}; a template may use more.
 Message = Mapping[str, Any]
 
 # A message's reasoning goes by these names; templates read the first one, gpt-oss's the second.
 REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
+MAX_DEPTH = 1000  # of JSON: Python's recursion ends there
 CONTINUATION = "CONTINUE_FINAL_MESSAGE_TAG "
 
 
@@ -68,6 +76,11 @@ class JinjaTemplate:
             ChatTemplateError: the template refuses the conversation, fails or exceeds its bounds; or the last message
                 cannot be continued.
         """
+        if isinstance(messages, (str, Mapping)):
+            raise ChatTemplateError(
+                'a conversation is a list of messages, such as [{"role": "user", "content": "hi"}], '
+                f"not a {type(messages).__name__}"
+            )
         for name, entries in (("tools", tools), ("documents", documents)):
             if not all(isinstance(entry, Mapping) for entry in entries or ()):
                 raise ChatTemplateError(f"{name} must be a list of objects")
@@ -102,7 +115,11 @@ def _compile(source: str) -> Any:
     def to_json(
         value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
     ) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+        options = {"ensure_ascii": ensure_ascii, "indent": indent, "separators": separators, "sort_keys": sort_keys}
+        if indent is None and separators is None:
+            return json.dumps(value, **options)
+        require_size(MAX_DEPTH * _length(indent))
+        return "".join(measured_pieces(json.JSONEncoder(**options).iterencode(value)))
 
     def strftime_now(layout: str) -> str:
         return datetime.now().astimezone().replace(tzinfo=None).strftime(layout)  # local, and %Z is empty
@@ -114,6 +131,10 @@ def _compile(source: str) -> Any:
         return environment.from_string(source)
     except Exception as error:  # noqa: BLE001 - Python's compiler has errors of its own, for a `break` outside a loop
         raise ChatTemplateError(f"the chat template does not parse: {error}") from None
+
+
+def _length(indent: Any) -> int:
+    return len(indent) if isinstance(indent, str) else abs(indent) if isinstance(indent, int) else 0
 
 
 def _prepared(message: Message, place: int) -> dict[str, Any]:

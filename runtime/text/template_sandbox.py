@@ -7,23 +7,23 @@ counts each turn of a loop, each call and each filter, and measures every value 
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import wraps
+from types import GeneratorType
 from typing import Any
 
 from runtime.errors import ChatTemplateError, MissingDependencyError
+from runtime.text.template_globals import PlainDict, namespace_class
+from runtime.text.template_growth import Call, result_size
 
 # A chat of a thousand messages takes some 20,000 steps. The seconds are this thread's own on the CPU.
 MAX_STEPS, MAX_SECONDS, STEPS_A_LOOK = 1_000_000, 5.0, 64
 # Characters of a text, or of what a list would be as one; the digits of a number times a constant.
 MAX_SIZE = 10_000_000
-MAX_PRODUCT = 100_000_000  # of the sizes of all that a call or a filter is given
 CONTAINERS = (list, tuple, dict, KeysView, ValuesView, ItemsView)
-WIDE_FORMAT = re.compile(r"\d{5}")  # as in %99999999d
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def render(template: Any, names: dict[str, Any]) -> Rendered:
             rendering.budget.step()
             pieces.append(piece)
             rendering.size += len(piece)
-            _require_size(rendering.size)
+            require_size(rendering.size)
         return Rendered("".join(pieces), rendering.blocks)
     finally:
         _rendering.reset(token)
@@ -136,7 +136,7 @@ def make_environment() -> Any:
     )
     environment.filters = {name: bounded_filter(name, call) for name, call in environment.filters.items()}
     # Not the class `dict`, by whose methods a template could change what it is given.
-    environment.globals |= {"namespace": _namespace(), "dict": _PlainDict()}
+    environment.globals |= {"namespace": namespace_class(), "dict": PlainDict()}
     environment.filters |= {"_turns": _turns, "_measured": _measured}
     return environment
 
@@ -155,7 +155,7 @@ def _sandbox() -> Any:
         def concat(pieces: Iterable[str]) -> str:
             """Joins the output of a macro or a block; it is measured before it exists."""
             pieces = list(pieces)
-            _require_size(sum(map(len, pieces)))
+            require_size(sum(map(len, pieces)))
             return "".join(pieces)
 
         def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
@@ -164,7 +164,9 @@ def _sandbox() -> Any:
 
         def call(self, context: Any, called: Any, /, *args: Any, **options: Any) -> Any:
             owner = getattr(getattr(called, "__wrapped__", called), "__self__", None)  # Jinja wraps str.format
-            _before(getattr(called, "__name__", ""), (owner, *args, *options.values()))
+            name = getattr(called, "__name__", "")
+            args = _with_items(name, args)
+            _before(name, Call(owner, args, options))
             return _measured(super().call(context, called, *args, **options))
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
@@ -172,28 +174,6 @@ def _sandbox() -> Any:
             return _measured(super().call_binop(context, operator, left, right))
 
     return Sandbox
-
-
-def _namespace() -> Any:
-    """The class of `namespace()`."""
-    from jinja2.utils import Namespace
-
-    class ShortNamespace(Namespace):
-        """Prints in constant size: a namespace may hold others."""
-
-        def __init__(*args: Any, **names: Any) -> None:  # as Jinja's: a template may say namespace(self=1)
-            Namespace.__init__(*args, **names)
-            for name in dict(*args[1:], **names):
-                _require_public(name)
-
-        def __setitem__(self, name: str, value: Any) -> None:
-            _require_public(name)
-            super().__setitem__(name, value)
-
-        def __repr__(self) -> str:
-            return "<Namespace>"
-
-    return ShortNamespace
 
 
 def _generation_tag() -> Any:
@@ -249,21 +229,6 @@ def _bounded_code() -> Any:
     return BoundedCode
 
 
-class _PlainDict:
-    """`dict(...)` and `dict.fromkeys(...)` for templates."""
-
-    def __call__(self, *args: Any, **names: Any) -> dict[Any, Any]:
-        return dict(*args, **names)
-
-    def fromkeys(self, *args: Any) -> dict[Any, Any]:
-        return dict.fromkeys(*args)
-
-
-def _require_public(name: Any) -> None:
-    if isinstance(name, str) and name.startswith("_"):
-        raise ChatTemplateError(f"the chat template sets {name!r} of a namespace, which it may not")
-
-
 def _turns(items: Iterable[Any]) -> Iterator[Any]:
     budget = _rendering.get().budget
     for item in items:
@@ -271,27 +236,49 @@ def _turns(items: Iterable[Any]) -> Iterator[Any]:
         yield item
 
 
+def _measured_items(items: Iterable[Any]) -> Iterator[Any]:
+    """The items of a generator, of which a filter or a call may make a list before we see it."""
+    budget, total = _rendering.get().budget, 0
+    for item in items:
+        budget.step()
+        total += budget.weigh(item)
+        require_size(total)
+        yield item
+
+
+def measured_pieces(pieces: Iterable[str]) -> Iterator[str]:
+    """Pieces of a text, up to the bound of its size."""
+    total = 0
+    for piece in pieces:
+        total += len(piece)
+        require_size(total)
+        yield piece
+
+
 def bounded_filter(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
     """A filter that counts as a step and whose result is measured."""
+    first = int(hasattr(call, "jinja_pass_arg"))  # of the arguments that are the template's
 
     @wraps(call)
     def bounded(*args: Any, **options: Any) -> Any:
-        _before(name, (*args, *options.values()))
+        args = _with_items(name, args)
+        _before(name, Call(args[first] if len(args) > first else None, args[first + 1 :], options))
         return _measured(call(*args, **options))
 
     return bounded
 
 
-def _before(name: str, operands: Iterable[Any]) -> None:
+def _with_items(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What is to be joined as a list, whose length is known."""
+    if name != "join":
+        return args
+    return tuple([*entry] if isinstance(entry, GeneratorType) else entry for entry in args)
+
+
+def _before(name: str, call: Call) -> None:
     """Count a call or a filter, and refuse one whose result could exceed all bounds."""
     _rendering.get().budget.step()
-    product = 1
-    for operand in operands:
-        if isinstance(operand, (str, list, tuple, int)):
-            product *= _size(operand)
-        if name.startswith("format") and isinstance(operand, str):
-            _require(not WIDE_FORMAT.search(operand))
-    _require(product <= MAX_PRODUCT)
+    require_size(result_size(name, call))
 
 
 def _before_operator(operator: str, left: Any, right: Any) -> None:
@@ -301,14 +288,16 @@ def _before_operator(operator: str, left: Any, right: Any) -> None:
     elif operator == "*" and not are_numbers:
         _require(_size(left) * _size(right) <= MAX_SIZE)
     elif operator == "%" and isinstance(left, str):
-        _before("format", (left, right))
+        _before("format", Call(left, [right], {}))
 
 
 def _measured(value: Any) -> Any:
+    if isinstance(value, GeneratorType):
+        return _measured_items(value)
     if isinstance(value, int):
-        _require_size(value.bit_length())
+        require_size(value.bit_length())
     elif isinstance(value, (str, bytes, *CONTAINERS)):
-        _require_size(_rendering.get().budget.weigh(value))
+        require_size(_rendering.get().budget.weigh(value))
     return value
 
 
@@ -316,7 +305,8 @@ def _size(value: Any) -> int:
     return max(1, abs(value) if isinstance(value, int) else len(value) if hasattr(value, "__len__") else 1)
 
 
-def _require_size(size: int) -> None:
+def require_size(size: int) -> None:
+    """Raises ChatTemplateError where a text or a list would be too long."""
     _require(size <= MAX_SIZE)
 
 

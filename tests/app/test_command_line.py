@@ -86,9 +86,11 @@ def test_it_serves_until_ctrl_c_and_then_ends_quietly(bundle_folder, free_port) 
             assert process.stdout is not None
             first = process.stdout.readline()
             assert first == f"tiny-bundle (int8) is at http://127.0.0.1:{free_port}/\n"
-            assert process.stdout.readline() == "Press Ctrl-C to stop.\n"
+            assert process.stdout.readline().endswith("/v1 (OpenAI's API). Press Ctrl-C to stop.\n")
             with urllib.request.urlopen(f"http://127.0.0.1:{free_port}/", timeout=10) as answer:
                 assert b"tiny-bundle" in answer.read()
+            with urllib.request.urlopen(f"http://127.0.0.1:{free_port}/v1/models", timeout=10) as answer:
+                assert b'"tiny-bundle"' in answer.read()
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=10)
         finally:

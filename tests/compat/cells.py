@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.engine.exact_products import exact_product_options
 from tests.compat.environments import Engine
 from tests.compat.expected import Continuation
 
@@ -46,7 +47,13 @@ class Case:
 def run_cells(engine: Engine, case: Case, python: str | None = None) -> dict[str, str]:
     """A word for each precision: ok, where the tokens first differ, or what is missing."""
     new_tokens = len(case.expected["fp32"][0].token_ids)
-    job = {"bundle": str(case.bundle), "files": case.files, "prompts": case.prompts, "new_tokens": new_tokens}
+    job = {
+        "bundle": str(case.bundle),
+        "files": case.files,
+        "prompts": case.prompts,
+        "new_tokens": new_tokens,
+        "session_entries": exact_product_options(),
+    }
     answers, end = _ask(engine, job, python)
     return {
         precision: _word(answers[precision], case.expected[precision]) if precision in answers else end

@@ -14,6 +14,7 @@ from export.operators import FusedOperators
 from export.weight_formats import WeightFormat
 from model import Checkpoint, ModelConfig, TransformerModel, load_checkpoint, save_checkpoint
 from runtime import contract
+from runtime.engine.exact_products import exact_product_options
 
 BASE = {
     "vocab_size": 96,
@@ -55,7 +56,8 @@ def make_checkpoint(folder: Path, changes: dict) -> tuple[Checkpoint, Transforme
 def open_session(path: Path) -> ort.InferenceSession:
     """As the runtime opens a graph: 8-bit products are exact, whatever the CPU."""
     options = ort.SessionOptions()
-    options.add_session_config_entry(*contract.EXACT_PRODUCTS)
+    for entry in exact_product_options().items():
+        options.add_session_config_entry(*entry)
     return ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
 
 

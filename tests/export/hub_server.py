@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_secret"
@@ -89,6 +90,36 @@ def running_hub() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+# What the tests of a Hub ask of it, and of a command line that ran against it.
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def one_line(done) -> str:
+    assert done.returncode == 1, done.stdout
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+def completed(attempt):
+    """A command that may fail once, in words, where a connection was cut, and then ends well."""
+    done = attempt()
+    if done.returncode:
+        assert "Traceback" not in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("error: ")
+        done = attempt()
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def downloaded(hub) -> set[str]:
+    return {path.partition("/resolve/")[2].partition("/")[2] for path in hub.sent("GET") if "/resolve/" in path}
 
 
 class _Handler(BaseHTTPRequestHandler):

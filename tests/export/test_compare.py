@@ -12,9 +12,10 @@ import torch
 from export.__main__ import main
 from export.comparison.compare import compare
 from export.comparison.report import table
+from export.comparison.sampled_text import LONGEST_DOCUMENT, ROWS, SAMPLED_TOKENS, sample_tokens
 from export.comparison.torch_reference import TorchReference
 from model import load_checkpoint
-from runtime import Bundle
+from runtime import Bundle, DecoderSession
 from runtime.evaluation.divergence import KlAccumulator
 from runtime.evaluation.logits import Logits
 from runtime.evaluation.nll import NllAccumulator
@@ -87,6 +88,19 @@ def test_without_a_text_the_model_writes_one_itself(shared_data, stories260k_bun
     comparison = compare(Bundle.open(stories260k_bundle), reference, progress=False)
     assert comparison.tokens > 100
     assert comparison.precisions["fp32"].kl < 1e-9
+
+
+def test_the_models_own_text_is_documents_that_begin_with_bos_the_same_every_time(tiny_bundle, stories260k_bundle):
+    for folder in (tiny_bundle, stories260k_bundle):
+        bundle = Bundle.open(folder)
+        first, again = (sample_tokens(bundle, DecoderSession(bundle, "fp32"), progress=False) for _ in range(2))
+        assert first == again
+        assert SAMPLED_TOKENS <= len(first) <= SAMPLED_TOKENS + 200
+        assert first[0] == bundle.bos_token_id
+        windows = list(document_windows(first, 512, bundle.bos_token_id))
+        assert len(windows) >= ROWS
+        assert all(len(window) <= LONGEST_DOCUMENT + 2 for window in windows)
+        assert all(token_id not in window[1:-2] for window in windows for token_id in bundle.eos_token_ids)
 
 
 def test_weights_of_another_model_show_at_once(shared_data, stories260k_bundle):

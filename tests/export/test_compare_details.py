@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -18,7 +20,7 @@ from export.bundle import export_bundle
 from export.comparison.compare import compare
 from export.comparison.drift import Drift
 from export.comparison.report_html import html_report
-from export.comparison.thresholds import OPTIONS, parse_limits, shortfalls
+from export.comparison.thresholds import OPTIONS, parse_limits, shortfalls, unfit
 from export.comparison.torch_reference import TorchReference
 from export.errors import ExportError
 from export.precisions import parse_precisions
@@ -164,6 +166,25 @@ def test_what_falls_short_is_named(comparison, option, value, named):
     assert OPTIONS[option] in line
 
 
+def test_default_limits_are_wider_for_a_small_model(monkeypatch):
+    row = dataclasses.replace(PRECISIONS["int8"], small_model_limits=Limits(1.0, 0.5, 1.0))
+    monkeypatch.setitem(PRECISIONS, "int8", row)
+    for parameters, expected in ((135_000_000, row.limits), (260_000, row.small_model_limits)):
+        assert parse_limits({}, ["int8"], parameters=parameters)["int8"] == expected
+    assert parse_limits({}, ["int8"])["int8"] == row.small_model_limits
+
+
+def test_a_precision_that_is_not_fit_for_use_is_named_with_one_that_is(comparison):
+    assert unfit(comparison) == {}
+    poor = dataclasses.replace(comparison.precisions["q8"], top1_agreement=0.834)
+    found = unfit(dataclasses.replace(comparison, precisions=comparison.precisions | {"q8": poor}))
+    assert list(found) == ["q8"]
+    assert found["q8"].startswith("q8 is not fit for use on this model: its likeliest token is PyTorch's at 83.4%")
+    assert "; int8 agrees at " in found["q8"]
+    alone = dataclasses.replace(comparison, precisions={"q8": poor})
+    assert unfit(alone)["q8"].endswith("below 90%")
+
+
 class Page(HTMLParser):
     """What a page holds, and whatever it would load."""
 
@@ -178,16 +199,17 @@ class Page(HTMLParser):
 
 
 def test_the_report_is_one_page_with_its_plots_and_loads_nothing(comparison, stories260k_bundle):
-    text = html_report(comparison, Bundle.open(stories260k_bundle), ["int8: <too> far"])
+    text = html_report(comparison, Bundle.open(stories260k_bundle), ["int8: <too> far"], ["q8 is <unfit>"])
     page = Page()
     page.feed(text)
     assert page.loaded == []
     assert "script" not in page.tags
     assert "url(" not in text
-    assert page.tags.count("svg") == 6
+    assert page.tags.count("svg") == 10
     assert "int8: &lt;too&gt; far" in text
-    assert "nan" not in text
-    assert len(text) < 60_000
+    assert "q8 is &lt;unfit&gt;" in text
+    assert not re.search(r"\bnan\b", text)
+    assert len(text) < 120_000
 
 
 def test_without_torch_the_precisions_are_compared_with_each_other(stories260k_bundle, tmp_path):

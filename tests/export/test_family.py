@@ -15,6 +15,7 @@ from export.weight_formats import Float
 from model import Checkpoint, load_checkpoint, open_checkpoint
 from runtime import Bundle
 from runtime.engine.session import DecoderSession
+from runtime.precisions import PRECISIONS
 from tests.export.graphs import Graph, relative_difference
 from tests.family import CONFIGS, LLAMA, SHORT, make_checkpoint
 from tests.goldens.make_tiny_bundle import VOCAB_SIZE, make_tokenizer
@@ -141,6 +142,18 @@ def test_heads_of_every_even_size_are_exported(head_dim, changes, tmp_path):
         portable = export(tmp_path, config, "fp32", portable=True)
         assert portable.shape.head_dim == head_dim
         assert relative_difference(logits_of(portable, "fp32"), expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize("head_dim", [6, 100])
+def test_padded_heads_run_in_every_precision(head_dim, tmp_path):
+    config = LLAMA | {"vocab_size": VOCAB_SIZE, "head_dim": head_dim}
+    expected = logits_of_transformers(make_checkpoint(tmp_path / "theirs", config))
+    bundle = export(tmp_path, config, ",".join(PRECISIONS))
+    for precision in PRECISIONS:
+        weights = PRECISIONS[precision].weights
+        limit = {"fp32": 1e-6, "fp16": 1e-4, "q4": 1.0, "auto": 0.05}.get(weights) or KL_LIMITS[weights]
+        limit += 0.05 * PRECISIONS[precision].has_int8_cache
+        assert kl(expected, logits_of(bundle, precision)) < limit, precision
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

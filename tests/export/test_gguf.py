@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ def gguf_file(tmp_path, shared_data):
     tokenizer = shared_data / "stories260k" / "tokenizer.json"
     (tmp_path / "theirs" / "tokenizer.json").write_bytes(tokenizer.read_bytes())
     metadata = sentencepiece_metadata(tokenizer, bos_token_id=1, eos_token_id=2, padding_token_id=0)
+    metadata |= {"general.sampling.temp": 0.25, "general.sampling.top_k": 7}
     metadata["tokenizer.chat_template"] = "{{ bos_token }}{{ messages[0]['content'] }}"
     return write_gguf(tmp_path / "model.gguf", theirs, metadata=metadata)
 
@@ -34,7 +34,10 @@ def test_a_gguf_file_gives_the_bundle_of_its_folder(gguf_file, tmp_path):
     for source, out in ((gguf_file, "a"), (tmp_path / "theirs", "b")):
         assert main(["run", str(source), "--out", str(tmp_path / out), "--precisions", "fp32,int8"]) == 0
     assert graphs(tmp_path / "a") == graphs(tmp_path / "b")
-    template = ChatTemplate(Bundle.open(tmp_path / "a"))
+    bundle = Bundle.open(tmp_path / "a")
+    assert bundle.generation_defaults == {"temperature": 0.25, "top_k": 7}
+    assert bundle.eos_token_ids == {2}
+    template = ChatTemplate(bundle)
     assert template.render([{"role": "user", "content": "Hello"}]) == "<s>Hello"
 
 
@@ -54,11 +57,8 @@ def test_a_broken_file_fails_in_one_line(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not {"SMOLTEXT_REAL_GGUF", "SMOLTEXT_REAL_MODEL"} <= os.environ.keys(), reason="the real model is not given"
-)
-def test_the_real_model_gives_the_bundle_of_its_folder(tmp_path):
-    for variable, out in (("SMOLTEXT_REAL_GGUF", "a"), ("SMOLTEXT_REAL_MODEL", "b")):
+def test_the_real_model_gives_the_bundle_of_its_folder(real_gguf, real_model, tmp_path):
+    for source, out in ((real_gguf, "a"), (real_model, "b")):
         arguments = ["--out", str(tmp_path / out), "--precisions", "fp32,int8", "--no-compare"]
-        assert main(["run", os.environ[variable], *arguments]) == 0
+        assert main(["run", str(source), *arguments]) == 0
     assert graphs(tmp_path / "a") == graphs(tmp_path / "b")

@@ -4,37 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from export.bundle import export_bundle
 from export.precisions import parse_precisions
 from model import Checkpoint
-from tests.export.graphs import make_checkpoint
-from tests.export.hub_server import TOKEN, blob_id, running_hub
-from tests.goldens.make_tiny_bundle import VOCAB_SIZE, make_tokenizer
+from tests.export.hub_server import TOKEN, blob_id, completed, downloaded, files_of, one_line
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 REPO = "someone/tiny-onnx"
-
-
-@pytest.fixture
-def hub():
-    with running_hub() as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def checkpoint_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    make_checkpoint(folder, {"vocab_size": VOCAB_SIZE, "bos_token_id": 0, "eos_token_id": 0})
-    make_tokenizer().save(str(folder / "tokenizer.json"))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -50,57 +29,9 @@ def bundle(whole_bundle, tmp_path):
     return shutil.copytree(whole_bundle, tmp_path / "bundle")
 
 
-@pytest.fixture
-def run(hub, tmp_path):
-    """Run a command line against the Hub; HF_ENDPOINT is read when huggingface_hub is loaded, so in a process."""
-
-    def run(*arguments, token: str | None = TOKEN, endpoint: str | None = None, offline: bool = False):
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        environment |= {
-            "HF_ENDPOINT": endpoint or hub.url,
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_OFFLINE": str(int(offline)),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "NO_PROXY": "127.0.0.1",
-            "OMP_NUM_THREADS": "1",
-        }
-        if token is not None:
-            environment["HF_TOKEN"] = token
-        command = [sys.executable, "-m", *map(str, arguments)]
-        return subprocess.run(
-            command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=60
-        )
-
-    return run
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-
-
 def pushed(done) -> dict:
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
-
-
-def one_line(done) -> str:
-    assert done.returncode == 1, done.stdout
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1, done.stderr
-    return done.stderr
-
-
-def completed(attempt):
-    """A command that may fail once, in words, where a connection was cut, and then ends well."""
-    done = attempt()
-    if done.returncode:
-        assert "Traceback" not in done.stderr
-        assert done.stderr.splitlines()[-1].startswith("error: ")
-        done = attempt()
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 def test_push_makes_a_repository_with_exactly_the_manifests_files(hub, run, bundle):
@@ -203,20 +134,6 @@ def test_errors_of_push_are_one_line_each(hub, run, bundle):
     assert hub.repos["someone/weights"]["main"].keys() == {"config.json", "model.safetensors"}
 
 
-def test_a_checkpoint_is_exported_by_its_id_and_revision(hub, run, checkpoint_folder, tmp_path):
-    weights = files_of(checkpoint_folder)
-    hub.repos["base/tiny"] = {"main": {"config.json": b"{}"}, "v1": weights | {"evil.bin": b"pickle"}}
-    hub.drops = {"model.safetensors": 1}  # HEAD first, then the body: cut in the middle
-    out = tmp_path / "out"
-    arguments = ("export", "run", "base/tiny", "--revision", "v1", "--out", out, "--precisions", "fp32", "--no-compare")
-    completed(lambda: run(*arguments))
-    assert hub.drops == {"model.safetensors": 0}
-    assert not any("evil.bin" in path for path in hub.sent("GET"))
-    manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["base_model"] == "base/tiny"
-    assert "base_model: base/tiny" in (out / "README.md").read_text()
-
-
 def test_what_was_pushed_is_run_and_inspected_by_its_id_and_revision(hub, run, bundle):
     result = pushed(run("export", "push", bundle, "--repo", REPO, "--revision", "v2", "--license", "mit", "--json"))
     assert result["revision"] == "v2"
@@ -267,10 +184,6 @@ def bundle_with_weights_beside(checkpoint_folder, tmp_path_factory):
 
 
 FOREIGN = {"onnx/model_q4f16.onnx": b"0", "onnx/notes.json": b"{}", "original/config.json": b"{}", "pytorch.bin": b"0"}
-
-
-def downloaded(hub) -> set[str]:
-    return {path.partition("/resolve/")[2].partition("/")[2] for path in hub.sent("GET") if "/resolve/" in path}
 
 
 @pytest.mark.parametrize("has_manifest", [True, False])

@@ -41,7 +41,7 @@ def test_the_plots_are_seen_and_the_page_fits(page, width):
     page.set_viewport_size({"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     boxes = [plot.bounding_box() for plot in page.query_selector_all("svg")]
-    assert len(boxes) == 6
+    assert len(boxes) == 10
     assert all(box["width"] > 200 and box["height"] > 80 for box in boxes)
     # Every mark lies within its plot: nothing is cut off, and no coordinate is NaN.
     outside = """[...document.querySelectorAll('svg :is(text, rect, circle, polyline)')].filter(mark => {

@@ -59,6 +59,13 @@ def test_the_base_may_lie_beside_the_adapter(tmp_path):
     assert open_checkpoint(tmp_path / "adapter").folder == tmp_path / "adapter"
 
 
+def test_the_bases_config_may_lie_in_the_adapters_folder(tmp_path):
+    make_adapter(tmp_path, **ADAPTERS["queries and values"])
+    expected = load_checkpoint(tmp_path / "adapter")(IDS)
+    (tmp_path / "adapter" / "config.json").write_bytes((tmp_path / "base" / "config.json").read_bytes())
+    assert torch.equal(load_checkpoint(tmp_path / "adapter")(IDS), expected)
+
+
 def test_its_tokenizer_goes_before_the_bases(tmp_path):
     make_adapter(tmp_path, **ADAPTERS["queries and values"])
     for folder, name in (("base", "tokenizer.json"), ("base", "generation_config.json"), ("adapter", "tokenizer.json")):

@@ -178,12 +178,13 @@ def test_a_byte_order_mark_is_read_over(tmp_path):
     assert ModelConfig.from_file(path) == ModelConfig.from_dict(SMALL)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"model": 1}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"model": 1}', "[" * 100_000, '{"a":' * 100_000])
 def test_a_file_that_is_no_config_is_named(content, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(content)
-    with pytest.raises(ConfigError, match=r"config\.json"):
+    with pytest.raises(ConfigError, match=r"config\.json") as caught:
         ModelConfig.from_file(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_preset_names_the_known_ones():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,13 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, GPT2Tokenizer, Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import TikTokenConverter
+from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS, convert_gguf_tokenizer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from model import CheckpointError, CheckpointNotFoundError, ConfigError, load_checkpoint, open_checkpoint
 from model.gguf_tokenizer import WORD_SPLITS
 from model.sources import tokenizer_folder
+from runtime.generation_config import generation_defaults
 from runtime.text.special_tokens import read_special_tokens
 from tests.family import CONFIGS, LLAMA, make_checkpoint
 from tests.gguf_files import byte_level_metadata, sentencepiece_metadata, write_gguf
@@ -49,6 +50,13 @@ TEXTS = (
     "I'll WE'LL don't 1234567890 3.14 x=y+z; foo_bar(); // ...",
     "Ünïcödé e\u0301 日本語 あ 😀🚀 \u00a0\u200b end",
     "",
+)
+# Upper and lower case within a word, marks, titlecase letters, digits, slashes, ends of lines.
+CASES = (
+    "HTMLParser XMLHttpRequest iPhone McDonald's ABCdef abcDEF aBcD",
+    "ǅungla Ǆ ʰmod a\u0301B\u0301c ñÑ ΑΒγδ привет МИР",
+    "a/b//c\n/d !!/\r\n\r\n ?/ 12345 ١٢٣ ²³ 1a2b",
+    " \n \t\n  x'S it'll IT'LL ’s",
 )
 
 
@@ -232,8 +240,62 @@ def test_words_are_split_as_by_transformers(pre, theirs, tiny, tmp_path, shared_
         assert ours.encode(text).ids == expected(text)["input_ids"]
 
 
+@pytest.mark.parametrize("pre", sorted(WORD_SPLITS.keys() & GGUF_PRE_TOKENIZER_SPLITS.keys()))
+def test_words_are_split_as_transformers_splits_them_for_a_gguf(pre, tiny, tmp_path, shared_data):
+    metadata = byte_level_metadata(shared_data / "smollm2-tokenizer" / "tokenizer.json", pre)
+    ours = tokenizer_of(tiny, tmp_path, metadata)
+    described = {"pre_tokenizer_type": pre, "tokenizer_type": "gpt2"}
+    described |= {name: metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "token_type", "merges")}
+    theirs, _ = convert_gguf_tokenizer("llama", described)
+    for text in (*TEXTS, *CASES):
+        assert ours.pre_tokenizer.pre_tokenize_str(text) == theirs.pre_tokenizer.pre_tokenize_str(text)
+
+
+def test_the_kinds_of_words_that_transformers_knows_are_tested():
+    assert WORD_SPLITS.keys() - GGUF_PRE_TOKENIZER_SPLITS.keys() == {"gpt-2", "smollm", "starcoder"}  # by ids, above
+
+
 def test_llama3_splits_words_as_tiktoken_does():
     assert WORD_SPLITS["llama-bpe"].pattern == inspect.signature(TikTokenConverter).parameters["pattern"].default
+
+
+SAMPLING = {"temp": 0.6, "top_k": 20, "top_p": 0.9, "min_p": 0.05, "penalty_repeat": 1.1}
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        (
+            SAMPLING,
+            {
+                "temperature": 0.6,
+                "top_k": 20,
+                "top_p": 0.9,
+                "min_p": 0.05,
+                "repetition_penalty": 1.1,
+                "do_sample": True,
+            },
+        ),
+        ({"temp": 0.0, "top_p": 0.9}, {"do_sample": False, "top_p": 0.9}),
+        ({"top_k": 0, "penalty_repeat": 1.2, "penalty_last_n": 0, "top_p": 0.5}, {"top_p": 0.5}),
+        ({"mirostat": 2, "top_p": 0.5}, {"top_p": 0.5}),
+    ],
+)
+def test_sampling_defaults_are_the_files(stored, expected, tiny, tmp_path, shared_data, caplog):
+    metadata = sentencepiece_metadata(shared_data / "stories260k" / "tokenizer.json", bos_token_id=1, eos_token_id=2)
+    metadata |= {f"general.sampling.{name}": value for name, value in stored.items()}
+    source = open_checkpoint(write_gguf(tmp_path / "model.gguf", tiny, metadata=metadata))
+    (path,) = (path for path in source.side_files() if path.name == "generation_config.json")
+    config = json.loads(path.read_text())
+    assert config == {"bos_token_id": 1, "eos_token_id": 2} | expected
+    assert generation_defaults(config).keys() >= expected.keys() - {"do_sample"}
+    assert ("mirostat" in caplog.text) == ("mirostat" in stored)
+
+
+def test_a_file_without_sampling_defaults_has_no_generation_config(tiny, tmp_path, shared_data):
+    metadata = sentencepiece_metadata(shared_data / "stories260k" / "tokenizer.json")
+    source = open_checkpoint(write_gguf(tmp_path / "model.gguf", tiny, metadata=metadata))
+    assert {path.name for path in source.side_files()} == {"tokenizer.json", "tokenizer_config.json"}
 
 
 def test_padding_rows_are_not_tokens(tiny, tmp_path, shared_data):
@@ -283,9 +345,8 @@ def test_another_tokenizer_must_be_one(tiny, tmp_path):
         open_checkpoint(tmp_path / "theirs", tokenizer=tmp_path)
 
 
-@pytest.mark.skipif("SMOLTEXT_REAL_GGUF" not in os.environ, reason="SMOLTEXT_REAL_GGUF names no GGUF of SmolLM2")
-def test_the_real_tokenizer_is_the_original(shared_data):
-    source = open_checkpoint(os.environ["SMOLTEXT_REAL_GGUF"])
-    ours = Tokenizer.from_file(str(tokenizer_folder(source) / "tokenizer.json"))
+@pytest.mark.slow
+def test_the_real_tokenizer_is_the_original(real_gguf, shared_data):
+    ours = Tokenizer.from_file(str(tokenizer_folder(open_checkpoint(real_gguf)) / "tokenizer.json"))
     cases = json.loads((shared_data / "reference" / "tokenization_cases.json").read_text())["cases"]
     assert [ours.encode(case["text"]).ids for case in cases] == [case["ids"] for case in cases]

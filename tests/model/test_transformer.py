@@ -194,6 +194,21 @@ def test_generate_stops_at_a_stop_token_and_at_the_end_of_the_context():
     assert len(model.generate(prompt, max_new_tokens=1000)) == BASE["max_position_embeddings"] - 5
 
 
+def test_a_sliding_window_goes_on_from_half_a_context_and_is_exact_before():
+    model, prompt = make_model({}), tokens(5)
+    context = BASE["max_position_embeddings"]
+    expected, start = prompt.tolist(), 0
+    while len(expected) < 200:  # the plain twin: every step from scratch
+        if len(expected) - start == context:
+            start = len(expected) - context // 2
+        expected.append(int(model(torch.tensor([expected[start:]]))[0, -1].argmax()))
+    slid = model.generate(prompt, max_new_tokens=195, sliding_window=True)
+    assert [*prompt.tolist(), *slid] == expected
+    assert slid[: context - 5] == model.generate(prompt, max_new_tokens=195)
+    assert slid == model.generate(prompt, max_new_tokens=195, sliding_window=True, use_cache=False)
+    assert len(model.generate(tokens(100), max_new_tokens=7, sliding_window=True)) == 7
+
+
 def test_sampling_is_deterministic_under_a_seed_and_top_k_one_is_greedy():
     model, prompt = make_model({}), tokens(5)
 

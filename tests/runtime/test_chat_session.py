@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runtime import ChatSession, LanguageModel
+from runtime import ChatSession, LanguageModel, SamplingOptions
 from runtime.errors import OptionError, PromptError
 from tests.runtime.files import edit_json
 from tests.runtime.options import endless, greedy
@@ -83,6 +83,56 @@ def test_a_cancelled_answer_is_kept_and_gone_on_from(session, calls):
     calls.clear()
     answer(session, "and?")
     assert calls[0] == session.prefilled_tokens < 40
+
+
+def test_an_answer_that_goes_on_is_the_one_that_was_not_cut(session, calls):
+    whole = answer(session, "the mouse", endless(max_new_tokens=12))
+    session.reset("Hi.")
+    begun = answer(session, "the mouse", endless(max_new_tokens=5))
+    calls.clear()
+    rest = "".join(delta.text for delta in session.continue_answer(endless(max_new_tokens=7)))
+    assert begun + rest == whole
+    assert calls == [1] * 7  # nothing is computed twice
+    assert [message["content"] for message in session.messages] == ["Hi.", "the mouse", whole]
+    answer(session, "and?", endless(max_new_tokens=4))
+    assert len(session.messages) == 5
+
+
+def test_another_answer_takes_the_place_of_the_last(session):
+    answer(session, "the cat")
+    first, second = (SamplingOptions(seed=seed, stop_token_ids=(), max_new_tokens=12) for seed in (1, 2))
+    first = answer(session, "the mouse", first)
+    second = "".join(delta.text for delta in session.ask_again(second))
+    assert second != first
+    assert [message["content"] for message in session.messages[3:]] == ["the mouse", second]
+
+
+def test_another_answer_that_is_refused_leaves_the_one_that_is_there(session):
+    first = answer(session, "the mouse")
+    with pytest.raises(PromptError):
+        session.ask_again(endless(max_new_tokens=190))
+    assert session.messages[-1]["content"] == first
+
+
+def test_a_conversation_is_resumed_from_its_messages(session, tiny_model):
+    answer(session, "something else")
+    turns = ("system", "Be."), ("user", "a cat?"), ("assistant", "the mouse.")
+    messages = [{"role": role, "content": content} for role, content in turns]
+    session.resume(messages)
+    expected = tiny_model.chat([*messages, {"role": "user", "content": "and?"}], endless(max_new_tokens=9))
+    assert answer(session, "and?", endless(max_new_tokens=9)) == "".join(delta.text for delta in expected)
+
+
+@pytest.mark.parametrize("ask", [ChatSession.ask_again, ChatSession.continue_answer])
+def test_without_an_answer_there_is_none_to_change(session, ask):
+    with pytest.raises(OptionError, match="no answer yet"):
+        ask(session)
+
+
+def test_without_a_limit_an_answer_may_fill_the_context(session):
+    *_, last = session.ask("the mouse", endless())
+    assert last.finish_reason == "length"
+    assert session.prompt_tokens + len(session._written[1]) - session.prompt_tokens == CONTEXT
 
 
 def test_a_stop_string_cuts_the_text_and_the_next_prompt_is_the_text_as_it_was_shown(session, tiny_model):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
 
 from runtime import progress
-from runtime.progress import bar_class, progress_bar
+from runtime.progress import bar_class, progress_bar, write_line
 
 
 @pytest.fixture
@@ -34,6 +35,22 @@ def test_a_log_gets_a_line_every_few_seconds(clock, capsys):
     assert len(lines) == 100 / progress.SECONDS_BETWEEN_LINES
     assert lines[0].startswith("compare: 5 of 100 windows in ")
     assert all("\r" not in line and "\x1b" not in line for line in lines)
+
+
+def test_work_of_unknown_length_that_goes_on_says_what_it_is_at(clock, capsys):
+    with progress_bar(description="tokenize", unit="documents", initial=40) as bar:
+        bar.set_description_str("stories", refresh=False)
+        bar.set_postfix_str("3 skipped", refresh=False)
+        clock[0] += progress.SECONDS_BETWEEN_LINES
+        bar.n += 2
+        bar.refresh()
+    assert re.fullmatch(r"stories: 42 documents in 00:0\d, 3 skipped\n", capsys.readouterr().err)
+
+
+def test_a_line_between_the_updates_of_a_bar_stands_alone(clock, capsys):
+    for _ in progress_bar(range(3), description="train", unit="steps"):
+        write_line("step 1: loss 2.5")
+    assert capsys.readouterr().err == "step 1: loss 2.5\n" * 3
 
 
 def test_short_work_writes_nothing_into_a_log(clock, capsys):

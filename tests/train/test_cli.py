@@ -1,9 +1,11 @@
 import json
+import math
 import subprocess
 import sys
 import time
 
 import pytest
+from tokenizers import Tokenizer
 
 from train.__main__ import main
 from train.config import RECIPES_FOLDER
@@ -27,7 +29,7 @@ def test_help_is_fast_and_needs_no_torch(arguments):
     assert not [name for name in ("torch", "numpy", "matplotlib", "tokenizers") if f"'{name}'" in done.stderr]
 
 
-@pytest.mark.parametrize("command", ["run", "resume", "tokenize", "tokenizer", "plot", "stories"])
+@pytest.mark.parametrize("command", ["run", "resume", "branch", "tokenize", "tokenizer", "plot", "stories"])
 def test_every_command_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -54,6 +56,34 @@ def test_run_then_plot_then_resume(tmp_path, capsys):
     assert main(["run", "stories-tiny", "--out", str(out), *TINY]) == 1
     assert "pass --overwrite" in capsys.readouterr().err
     assert main(["run", "stories-tiny", "--out", str(out), *TINY, "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize(("recipe", "vocab_size"), [("shakespeare-char", 257), ("shakespeare", 1024)])
+def test_shakespeare_is_learned_by_characters_or_by_bpe(recipe, vocab_size, tmp_path, capsys):
+    speeches = [f"{who}:\nSpeak, speak; line {n} of mine.\nI say {n * n}." for n in range(200) for who in ("All", "Me")]
+    (tmp_path / "input.txt").write_text("\n\n".join(speeches))
+    overrides = ["schedule.steps=3", "schedule.warmup_steps=1", "data.batch_size=1", "machine.threads=1"]
+    overrides += [f"data.root={tmp_path}", "run.sample_every=0"]
+    arguments = [part for override in overrides for part in ("--set", override)]
+    assert main(["run", recipe, "--out", str(tmp_path / "run"), *arguments, "--json"]) == 0
+    config = json.loads((tmp_path / "run" / "checkpoint" / "config.json").read_text())
+    assert config["vocab_size"] == vocab_size
+    first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["loss"] == pytest.approx(math.log(vocab_size), rel=0.2)  # a fresh model guesses
+    if recipe == "shakespeare-char":
+        tokenizer = Tokenizer.from_file(str(tmp_path / "run" / "tokenizer" / "tokenizer.json"))
+        assert tokenizer.encode("All:\n", add_special_tokens=False).tokens == ["A", "l", "l", ":", "Ċ"]
+
+
+def test_a_run_is_extended_and_branched_off(tmp_path, capsys):
+    out, branch = tmp_path / "run", tmp_path / "branch"
+    assert main(["run", "stories-tiny", "--out", str(out), *TINY, "--set", "machine.threads=1", "--json"]) == 0
+    assert main(["resume", str(out), "--set", "schedule.steps=6", "--json"]) == 0
+    arguments = ["--out", str(branch), "--set", "schedule.steps=8", "--from-step", "5", "--json"]
+    assert main(["branch", str(out), *arguments]) == 0
+    assert [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()] == [4, 6, 8]
+    assert main(["branch", str(out), "--out", str(tmp_path / "other"), "--from-step", "2"]) == 1
+    assert "has no state of step 2; it has 4, 5, 6" in capsys.readouterr().err
 
 
 def test_overwrite_never_deletes_what_is_no_run(tmp_path, capsys):

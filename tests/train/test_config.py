@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,64 @@ def test_overrides_are_read_as_toml_and_else_as_text(recipe_file):
     assert (recipe.data.source, recipe.model.overrides) == ("book.txt", {"head_dim": 16})
 
 
+WITH_PATHS = """
+[tokenizer]
+path = "../tokenizers/mine"
+[data]
+root = "texts"
+[[data.sources]]
+path = "book.txt"
+"""
+
+
+def test_paths_in_a_recipe_begin_where_the_recipe_is(recipe_file, tmp_path, monkeypatch):
+    """So a recipe, and the run that records it, can be used from every folder."""
+    path = recipe_file(MINIMAL + WITH_PATHS)
+    read = []
+    for folder in (tmp_path, tmp_path.parent):
+        monkeypatch.chdir(folder)
+        read.append(read_recipe(path))
+    assert read[0] == read[1]
+    assert read[0].data.root == str(tmp_path / "texts")
+    assert read[0].tokenizer.path == str(tmp_path.parent / "tokenizers" / "mine")
+
+
+def test_text_that_an_override_names_replaces_the_recipes_and_begins_here(recipe_file, tmp_path, monkeypatch):
+    path = recipe_file(MINIMAL + WITH_PATHS)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    data = read_recipe(path, ["data.source=novel.txt"]).data
+    assert (data.source, data.sources, data.root) == ("novel.txt", (), str(elsewhere))
+    data = read_recipe(path, ['data.sources=[{path="novel.txt"}]', "data.root=novels"]).data
+    assert ([source.path for source in data.sources], data.root) == (["novel.txt"], str(elsewhere / "novels"))
+    assert read_recipe(path, ["data.root=novels"]).data.sources[0].path == "book.txt"
+    assert read_recipe(path).data.root == str(tmp_path / "texts")
+
+
+def test_the_text_of_our_own_recipes_begins_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_recipe("finetune-chat").data.root == str(tmp_path)
+
+
+def test_a_hub_id_is_no_path(recipe_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overrides = ["model.init_from=HuggingFaceTB/SmolLM2-135M", "tokenizer.path=HuggingFaceTB/SmolLM2-135M"]
+    recipe = read_recipe(recipe_file("[model]\n[schedule]\nsteps = 1\n"), overrides)
+    assert recipe.model.init_from == recipe.tokenizer.path == "HuggingFaceTB/SmolLM2-135M"
+    (tmp_path / "HuggingFaceTB" / "SmolLM2-135M").mkdir(parents=True)
+    recipe = read_recipe(recipe_file("[model]\n[schedule]\nsteps = 1\n"), overrides)
+    assert recipe.model.init_from == str(tmp_path / "HuggingFaceTB" / "SmolLM2-135M")
+
+
+@pytest.mark.parametrize("name", ["corpora-10m", "finetune-text"])
+def test_our_recipes_find_the_shared_data_from_every_folder(name, shared_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = read_recipe(name)
+    assert Path(recipe.data.root) == (shared_data / "corpora").resolve()
+    assert Path(recipe.tokenizer.path or recipe.model.init_from).is_dir()
+
+
 def test_whole_numbers_serve_as_floats(recipe_file):
     assert read_recipe(recipe_file(MINIMAL), ["optimizer.weight_decay=0"]).optimizer.weight_decay == 0.0
 
@@ -58,7 +117,11 @@ def test_whole_numbers_serve_as_floats(recipe_file):
         ("optimizer.betas=[0.9, 1.0]", "optimizer.betas must lie"),
         ("schedule.steps=1.5", "schedule.steps must be a whole number"),
         ("schedule.steps=true", "schedule.steps must be a whole number"),
-        ("schedule.steps=0", "schedule.steps must be at least 1"),
+        ("schedule.steps=0", "schedule needs one of steps, tokens, epochs, hours, and has none"),
+        ("schedule.decay_share=1.5", "schedule.decay_share is a share"),
+        ("schedule.hours=-1", "schedule.hours must not be negative"),
+        ("run.tracker=clearml", "run.tracker must be none, wandb or trackio, not 'clearml'"),
+        ("model.dropout=1", "model.dropout is a share, from 0 to below 1"),
         ("schedule.warmup_steps=101", "exceed the 100 steps"),
         ("run.save_every=-1", "run.save_every must not be negative"),
         ("run.keep_last=0", "run.keep_last must be at least 1"),
@@ -68,12 +131,12 @@ def test_whole_numbers_serve_as_floats(recipe_file):
         ("optimizer.z_loss=-1", "optimizer.z_loss must not be negative"),
         ("schedule.decay=sudden", "schedule.decay must be linear or cosine"),
         ("schedule.final=2", "schedule.final is a share"),
-        ("machine.precision=fp8", "machine.precision must be fp32 or bf16"),
+        ("machine.precision=fp8", "machine.precision must be auto, fp32, tf32, bf16 or fp16, not 'fp8'"),
         ("machine.sharding=zero", "machine.sharding must be ddp or fsdp"),
         ("machine.micro_batch_size=-1", "machine.micro_batch_size must not be negative"),
         ("data.held_out=1", "data.held_out is a share"),
         ("data.source=1", "data.source must be a text"),
-        ("data.rows=diagonal", "data.rows must be packed, document or isolated, not 'diagonal'"),
+        ("data.rows=diagonal", "data.rows must be packed, document, isolated or pairs, not 'diagonal'"),
         ("data.sources=book.txt", "data.sources must be a list"),
         ("data.sources=[{}]", "a source needs one of path and hub"),
         ('data.sources=[{path="a", hub="b"}]', "a source needs one of path and hub"),
@@ -104,7 +167,7 @@ def test_a_recipe_that_makes_no_sense_is_an_error_that_says_where(recipe_file, o
     [
         ("", "model is missing"),
         ('[model]\npreset = "tiny"\n', "schedule is missing"),
-        ('[model]\npreset = "tiny"\n[schedule]\n', "schedule.steps is missing"),
+        ('[model]\npreset = "tiny"\n[schedule]\n', "schedule needs one of steps, tokens, epochs, hours, and has none"),
         ("[model\n", "not readable TOML"),
         ("model = 3\n[schedule]\nsteps = 1\n", "model must be a section of keys"),
     ],
@@ -117,7 +180,8 @@ def test_an_incomplete_recipe_is_an_error(recipe_file, text, complaint):
 def test_the_recipe_in_the_readme_reads(recipe_file):
     readme = (RECIPES_FOLDER.parents[1] / "README.md").read_text()
     [table] = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
-    assert len(read_recipe(recipe_file(MINIMAL + table)).data.sources) == 2
+    data = read_recipe(recipe_file(MINIMAL + table)).data
+    assert (len(data.sources), len(data.validation), data.has_streams) == (3, 1, True)
 
 
 def test_a_missing_recipe_names_those_that_there_are():

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import math
+import re
 import shutil
 
 import pytest
@@ -10,13 +12,17 @@ import torch
 from model import load_checkpoint
 from model.errors import ConfigError
 from train.config import Recipe, read_recipe
+from train.data.config import DataSection, SourceSection
+from train.data.corpus import build_corpus
+from train.data.tokenizer import CorpusTokenizer
 from train.errors import DataError, RecipeError
-from train.evaluate import held_out_loss
+from train.evaluate import count_bytes, held_out_loss
 from train.loop import train
 from train.lora import merged
+from train.resume import resume_run
 from train.run.folder import RunFolder
 from train.run.metrics import read_metrics
-from train.setup import resume_run, start_run
+from train.setup import start_run
 
 SHORT = {"steps": 6, "warmup_steps": 1, "decay_steps": 1}
 
@@ -92,6 +98,95 @@ def test_a_chat_run_learns_and_keeps_its_template(finetuning):
     assert "Say" in run.tokenizer.decode(input_ids[0].tolist())
 
 
+@pytest.fixture
+def thirty_conversations(tmp_path, chat_file):
+    """A file of conversations of some ten tokens each, between a human and a bot in `roles`."""
+
+    def write(human="user", bot="assistant"):
+        rows = [
+            [{"role": human, "content": f"Say {number}."}, {"role": bot, "content": f"{number} it is, grün."}]
+            for number in range(30)
+        ]
+        path = tmp_path / "thirty.jsonl"
+        path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in rows))
+        return {"path": str(path), "field": "messages"}
+
+    return write
+
+
+def test_thirty_conversations_are_enough_where_rows_are_conversations(finetuning, thirty_conversations):
+    data = {"context": 64, "batch_size": 4, "rows": "document", "held_out": 0.02, "sources": [thirty_conversations()]}
+    run = finetuning(data=data)
+    assert run.corpus.train_tokens < 64 * 30
+    assert "held_out_loss" in train(run)
+    with pytest.raises(DataError, match=r"less than one row of 2000.*lower data\.context.*or set data\.rows = "):
+        build_corpus(
+            DataSection(sources=(SourceSection(**thirty_conversations()),), context=2000),
+            CorpusTokenizer.load(run.folder.checkpoint),
+            seed=0,
+        )
+
+
+def test_the_bits_per_byte_of_a_chat_are_those_of_the_assistants_words(finetuning, thirty_conversations):
+    data = {"context": 64, "batch_size": 4, "rows": "document", "held_out": 0.2, "sources": [thirty_conversations()]}
+    run = finetuning(data=data)
+    said = re.findall(r"assistant: ([^<]* it is, grün\.)", run.folder.held_out.read_text())
+    assert len(said) == len(run.corpus.held_out[0].documents)
+    held_out_bytes = sum(len(text.encode()) for text in said)
+    assert count_bytes(run.corpus, run.tokenizer) == held_out_bytes
+    last = train(run)
+    nats = last["held_out_loss"] * run.corpus.held_out_tokens
+    assert last["bits_per_byte"] == pytest.approx(nats / math.log(2) / held_out_bytes)
+
+
+def test_a_chat_without_an_assistant_says_who_speaks_and_how_to_name_him(finetuning, thirty_conversations):
+    data = {"context": 64, "batch_size": 4, "rows": "document", "held_out": 0.2}
+    named = thirty_conversations("human", "bot")
+    with pytest.raises(
+        DataError,
+        match=r"no token to train on; 30 conversations were skipped .*line \d+: nobody is 'assistant' \(the roles are "
+        r"'human', 'bot'\).*such as roles = \{ bot = \"assistant\" \}",
+    ):
+        finetuning(data=data | {"sources": [named]})
+    renamed = finetuning(data=data | {"sources": [named | {"roles": {"human": "user", "bot": "assistant"}}]})
+    plain = finetuning("plain", data=data | {"sources": [thirty_conversations()]})
+    assert renamed.corpus.fingerprint() == plain.corpus.fingerprint()
+
+
+def test_a_validation_file_of_ones_own_is_all_that_is_held_out(finetuning, thirty_conversations, chat_file):
+    sources = {"sources": [thirty_conversations()], "validation": [{"path": str(chat_file), "field": "messages"}]}
+    run = finetuning(data={"context": 64, "batch_size": 4, "rows": "document", **sources})
+    [source] = run.corpus.sources
+    assert sum(len(stream.documents) for stream in source.train) == 30
+    assert sum(len(stream.documents) for stream in run.corpus.held_out) == 40
+    assert "held_out_loss" in train(run)
+    tokenized = dict(run.recipe.to_dict()["data"], tokens=str(chat_file.parent / "tokens"))
+    again = finetuning("again", data=tokenized)
+    assert again.corpus.fingerprint() == run.corpus.fingerprint()
+    assert again.corpus.held_out_tokens == run.corpus.held_out_tokens
+
+
+def samples(run):
+    [path] = (run.folder.path / "samples").iterdir()
+    return path.read_text().strip().split("\n\n----\n\n")
+
+
+def test_a_chat_run_samples_answers_to_a_held_out_question_or_to_the_recipes(finetuning):
+    often = {"sample_every": 6, "evaluate_every": 0, "save_every": 0, "sample_tokens": 8}
+    run = finetuning(run=often)
+    train(run)
+    [text] = samples(run)
+    question, mark, _ = text.partition("assistant: ")
+    assert mark
+    assert question in run.folder.held_out.read_text()
+    asked = finetuning("asked", run=often | {"sample_prompts": ["Who?", "Why?"]})
+    train(asked)
+    assert [text[:34] for text in samples(asked)] == [
+        "user: Who?<|endoftext|>assistant: ",
+        "user: Why?<|endoftext|>assistant: ",
+    ]
+
+
 LORA = {"rank": 4, "alpha": 8}
 
 
@@ -125,6 +220,25 @@ def test_the_checkpoint_of_adapters_is_an_ordinary_one_that_computes_the_same(fi
         assert not torch.allclose(before(input_ids), expected, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's use of transformers
+def test_the_adapters_alone_load_in_peft_on_their_base(finetuning, peft, base):
+    """And in `model.adapter`: the same model as the merged checkpoint."""
+    from transformers import AutoModelForCausalLM
+
+    from model.adapter import MergedAdapter
+
+    run = finetuning(lora=LORA)
+    train(run)
+    theirs = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), run.folder.adapter).eval()
+    input_ids = torch.arange(40).view(2, 20)
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(input_ids).logits, run.model(input_ids), rtol=1e-5, atol=1e-5)
+    saved = load_checkpoint(run.folder.checkpoint)
+    ours = MergedAdapter(run.folder.adapter)
+    for name, weight in saved.named_parameters():
+        torch.testing.assert_close(ours.tensor(name), weight.detach())
+
+
 def test_merging_agrees_with_the_library_that_made_the_adapters(finetuning, peft):
     run = finetuning(lora=LORA)
     train(run)
@@ -147,7 +261,7 @@ def test_a_resumed_run_of_adapters_equals_an_undisturbed_one(finetuning, peft, m
     taken = loop.training_step
 
     def die(run):
-        if run.step == 5:
+        if run.step == 4:
             raise KeyboardInterrupt
         return taken(run)
 

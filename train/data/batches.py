@@ -5,17 +5,18 @@ They do not depend on the number of processes either: each process takes its par
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Sequence, Sized
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from train.data.config import ISOLATED, DataSection
+from train.data.config import ISOLATED, PAIRS, DataSection
 from train.data.corpus import TokenSource
 from train.data.mixture import Mixture, draws_by_weight
-from train.data.rows import Row, RowDataset
+from train.data.rows import PairDataset, Row, RowDataset
 from train.errors import DataError, RecipeError
 from train.labels import IGNORE_INDEX
 
@@ -26,11 +27,25 @@ class Batch(NamedTuple):
     input_ids     int64 [rows, longest row]
     labels        int64 of the same shape: the token after each input; `IGNORE_INDEX` where nothing is learned
     document_ids  int64 of the same shape, where tokens may attend within their own document alone; else None
+
+    Of pairs of answers the shape is [pairs, 2, longest row].
     """
 
     input_ids: Tensor
     labels: Tensor
     document_ids: Tensor | None = None
+
+    @property
+    def units(self) -> int:
+        """What the loss is a mean over: pairs of answers, or else tokens that have a label."""
+        return len(self.labels) if self.labels.ndim == 3 else int((self.labels != IGNORE_INDEX).sum())
+
+
+class Epoch(NamedTuple):
+    """What is drawn in one reading of the text; with weights, as many tokens as all sources have."""
+
+    rows: int
+    tokens: float  # with a label, on average
 
 
 class Batches:
@@ -57,38 +72,74 @@ class Batches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if data.batch_size % world_size:
-            raise RecipeError(
-                f"{world_size} processes cannot share data.batch_size {data.batch_size} evenly: "
-                f"make it a multiple of {world_size}"
-            )
-        self._rows = [RowDataset(source.train, data.context, data.rows) for source in sources]
-        for source, rows in zip(sources, self._rows, strict=True):
-            if not len(rows):
-                raise DataError(
-                    f"{source.name} has nothing to train on: all of its documents are held out, empty or skipped"
-                )
-        self._order = Mixture(_counts(self._rows), _draws(sources, self._rows), seed)
+        check_shareable(data.batch_size, world_size)
+        self._rows = row_datasets(sources, data)
+        draws = _draws(sources, self._rows)
+        self._order = Mixture(_counts(self._rows), draws, seed)
+        self.epoch = Epoch(sum(draws), _tokens(sources, self._rows, draws))
         self._batch_size = data.batch_size
-        self._isolated = data.rows == ISOLATED
+        self._isolated, self._of_pairs = data.rows == ISOLATED, data.rows == PAIRS
         self._rank, self._world_size = rank, world_size
 
     def batch(self, step: int) -> Batch:
         """This process's rows of a step."""
         first = step * self._batch_size
         drawn = (self._order[first + row] for row in range(self._rank, self._batch_size, self._world_size))
-        return pad_rows([self._rows[source][row] for source, row in drawn], isolated=self._isolated)
+        rows = [self._rows[source][row] for source, row in drawn]
+        return pad_pairs(rows) if self._of_pairs else pad_rows(rows, isolated=self._isolated)
+
+    def save(self, folder: Path) -> None:
+        """Nothing is saved, because a step decides its rows."""
+
+    def load(self, folder: Path) -> None:
+        """Nothing is loaded, because a step decides its rows."""
 
 
-def _counts(rows: Sequence[RowDataset]) -> list[int]:
+def check_shareable(batch_size: int, world_size: int) -> None:
+    """Raise RecipeError where the processes cannot share the rows of a step evenly."""
+    if batch_size % world_size:
+        raise RecipeError(
+            f"{world_size} processes cannot share data.batch_size {batch_size} evenly: make it a multiple of "
+            f"{world_size}"
+        )
+
+
+def row_datasets(sources: Sequence[TokenSource], data: DataSection) -> list[Any]:
+    """The rows, or the pairs of rows, of each source's training streams. Raises DataError where a source has none."""
+    datasets: list[Any] = [
+        PairDataset(source.train, data.context)
+        if data.rows == PAIRS
+        else RowDataset(source.train, data.context, data.rows)
+        for source in sources
+    ]
+    for source, rows in zip(sources, datasets, strict=True):
+        if not len(rows):
+            raise DataError(
+                f"{source.name} has nothing to train on: all of its documents are held out, empty or skipped"
+                + (f"; {source.skipped}" if source.skipped.count else "")
+            )
+    return datasets
+
+
+def _counts(rows: Sequence[Sized]) -> list[int]:
     return [len(of_source) for of_source in rows]
 
 
-def _draws(sources: Sequence[TokenSource], rows: Sequence[RowDataset]) -> list[int]:
+def _draws(sources: Sequence[TokenSource], rows: Sequence[Sized]) -> list[int]:
     weights = [source.weight for source in sources if source.weight is not None]
     if not weights:
         return _counts(rows)
     return draws_by_weight(_counts(rows), [source.train_tokens for source in sources], weights)
+
+
+def _tokens(sources: Sequence[TokenSource], rows: Sequence[Sized], draws: Sequence[int]) -> float:
+    return sum(source.train_tokens * drawn / len(of) for source, of, drawn in zip(sources, rows, draws, strict=True))
+
+
+def pad_pairs(pairs: Sequence[tuple[Row, Row]]) -> Batch:
+    """A batch of these pairs of answers."""
+    batch = pad_rows([row for pair in pairs for row in pair])
+    return Batch(*(tensor.unflatten(0, (-1, 2)) for tensor in batch[:2]))
 
 
 def pad_rows(rows: Sequence[Row], *, isolated: bool = False) -> Batch:

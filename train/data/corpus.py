@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from tokenizers import Tokenizer
-from tqdm import tqdm
 
-from train.data.config import STORIES, DataSection, SourceSection
+from runtime.progress import progress_bar
+from train.data.config import DOCUMENT, STORIES, DataSection, SourceSection
 from train.data.documents import Document, texts
-from train.data.sources import read_source
-from train.data.split import split_documents
+from train.data.sources import read_source, source_files
+from train.data.split import is_held_out, split_documents
 from train.data.stories import true_entropy
 from train.data.streams import NONE_SKIPPED, Skipped, Stream, StreamEncoder
 from train.data.tokenizer import CorpusTokenizer
@@ -21,6 +22,7 @@ from train.errors import DataError
 
 # The text of one stream: what a worker holds in memory, and repeats after it was killed.
 CHUNK_CHARACTERS = 1 << 26
+MIN_CHUNK_CHARACTERS, CHARACTERS_A_TOKEN = 1 << 20, 4
 # The most documents of a source that a tokenizer is trained on.
 TOKENIZER_DOCUMENTS = 10_000
 
@@ -31,8 +33,10 @@ Chunk = list[tuple[Document, bool]]  # documents, and whether each is held out
 class TokenSource:
     """A source as token ids.
 
-    weight  its share of the training tokens, relative to the other sources'; None for its own size
-    hashes  of its training streams
+    weight    its share of the training tokens, relative to the other sources'; None for its own size
+    train     empty where the source is trained on while it is read
+    hashes    of its training streams
+    streamed  where to read it, where it is trained on while it is read
     """
 
     name: str
@@ -41,10 +45,11 @@ class TokenSource:
     held_out: Sequence[Stream]
     hashes: Sequence[str]
     skipped: Skipped = NONE_SKIPPED
+    streamed: SourceSection | None = None
 
     @property
     def train_tokens(self) -> int:
-        """The number of tokens to learn from it."""
+        """The number of tokens to learn from it; 0 where it is trained on while it is read."""
         return sum(stream.learnable for stream in self.train)
 
 
@@ -72,9 +77,14 @@ class Corpus:
         return any(
             not stream.learned[stream.tokens == self.separator].all()
             for source in self.sources
-            for stream in source.train
+            for stream in (*source.train, *source.held_out)
             if stream.learned is not None
         )
+
+    @property
+    def has_streams(self) -> bool:
+        """Whether a source is trained on while it is read."""
+        return any(source.streamed is not None for source in self.sources)
 
     @property
     def held_out_tokens(self) -> int:
@@ -96,16 +106,67 @@ class Corpus:
 def build_corpus(data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> Corpus:
     """All sources of a recipe, tokenized in memory. Raises DataError where a source is empty."""
     sources = []
-    with tqdm(unit="document", unit_scale=True, dynamic_ncols=True, leave=False, delay=2) as bar:
+    with progress_bar(description="tokenize", unit="documents") as bar:
         encoder = make_encoder(tokenizer, data.on_unmaskable, progress=bar.update)
-        for section in data.all_sources:
-            bar.set_description(section.name, refresh=False)
-            train, held_out = zip(*(encode_chunk(encoder, chunk) for chunk in chunks(section, data, seed)), strict=True)
+        for section, is_validation in sections(data):
+            bar.set_description_str(section.name, refresh=False)
+            if section.is_streamed and not is_validation:
+                sources.append(_streamed_source(section, data, seed, encoder))
+                continue
+            train, held_out = [], []
+            for chunk in chunks(section, data, seed, is_validation=is_validation):
+                sides = encode_chunk(encoder, chunk)
+                train.append(sides[0])
+                held_out.append(sides[1])
+                if is_enough(section, train):
+                    break
+            train = limit_tokens(section, train)
             hashes = [stream.sha256() for stream in train]
             sources.append(
                 TokenSource(section.name, section.weight, train, held_out, hashes, skipped=encoder.pop_skipped())
             )
     return assemble_corpus(sources, data, tokenizer.separator_id)
+
+
+def sections(data: DataSection) -> list[tuple[SourceSection, bool]]:
+    """All sources to read, and whether each is for validation alone; those come last."""
+    return [*((source, False) for source in data.all_sources), *((source, True) for source in data.validation)]
+
+
+def is_enough(source: SourceSection, train: Iterable[Stream]) -> bool:
+    """Whether these first streams of a source reach its limit of tokens."""
+    return source.max_tokens is not None and sum(stream.learnable for stream in train) >= source.max_tokens
+
+
+def limit_tokens(source: SourceSection, train: Sequence[Stream]) -> list[Stream]:
+    """The first streams of a source, the last of them cut, up to its limit of tokens."""
+    if source.max_tokens is None:
+        return list(train)
+    limited, left = [], source.max_tokens
+    for stream in train:
+        if left <= 0:
+            break
+        limited.append(stream.first_learned(left))
+        left -= stream.learnable
+    return limited
+
+
+def _streamed_source(source: SourceSection, data: DataSection, seed: int, encoder: StreamEncoder) -> TokenSource:
+    """A source that is trained on while it is read: what is held out of its beginning, and its hash."""
+    documents, characters = [], 0
+    for document in read_source(source, data, seed) if data.held_out_share else ():
+        characters += len(document)
+        if is_held_out(document, data.held_out_share):
+            documents.append(document)
+        if characters >= CHUNK_CHARACTERS:
+            break
+    held_out = encoder.encode(documents)
+    files = [(path.name, path.stat().st_size) for path in source_files(source, data.root) if path.is_file()]
+    options = data.context, data.rows, data.shuffle_rows, data.held_out_share, data.on_unmaskable
+    described = repr((dataclasses.replace(source, weight=None), files, options, seed, held_out.sha256()))
+    digest = hashlib.sha256(described.encode()).hexdigest()
+    skipped = encoder.pop_skipped()
+    return TokenSource(source.name, source.weight, [], [held_out], [digest], skipped=skipped, streamed=source)
 
 
 def make_encoder(
@@ -124,20 +185,27 @@ def make_encoder(
 def tokenizer_texts(data: DataSection, seed: int) -> Iterator[str]:
     """The texts to train a tokenizer on: the first documents of each source that are not held out."""
     for source in data.all_sources:
-        documents = split_documents(read_source(source, data, seed), data.held_out)
-        learned = (document for document, is_held_out in documents if not is_held_out)
+        documents = split_documents(read_source(source, data, seed), data.held_out_share)
+        learned = (document for document, is_out in documents if not is_out)
         for document in islice(learned, TOKENIZER_DOCUMENTS):
             yield from texts(document)
 
 
-def chunks(source: SourceSection, data: DataSection, seed: int) -> Iterator[Chunk]:
-    """The documents of a source, split, in parts of about `CHUNK_CHARACTERS`; the same parts for the same source."""
+def chunks(source: SourceSection, data: DataSection, seed: int, *, is_validation: bool = False) -> Iterator[Chunk]:
+    """The documents of a source, split, in parts of about `CHUNK_CHARACTERS`; the same parts for the same source.
+
+    A source with a limit of tokens comes in smaller parts, so that little more than that is read.
+    """
     chunk: Chunk = []
-    characters = 0
-    for document, is_held_out in split_documents(read_source(source, data, seed), data.held_out):
-        chunk.append((document, is_held_out))
+    characters, limit = 0, CHUNK_CHARACTERS
+    if source.max_tokens is not None:
+        limit = min(limit, max(MIN_CHUNK_CHARACTERS, CHARACTERS_A_TOKEN * source.max_tokens))
+    documents = read_source(source, data, seed)
+    split = ((one, True) for one in documents) if is_validation else split_documents(documents, data.held_out_share)
+    for document, is_out in split:
+        chunk.append((document, is_out))
         characters += len(document)
-        if characters >= CHUNK_CHARACTERS:
+        if characters >= limit:
             yield chunk
             chunk, characters = [], 0
     if chunk:
@@ -147,28 +215,36 @@ def chunks(source: SourceSection, data: DataSection, seed: int) -> Iterator[Chun
 def encode_chunk(encoder: StreamEncoder, chunk: Chunk) -> tuple[Stream, Stream]:
     """The streams of a chunk's documents: the one to train on, and the held-out one."""
     return (
-        encoder.encode(document for document, is_held_out in chunk if not is_held_out),
-        encoder.encode(document for document, is_held_out in chunk if is_held_out),
+        encoder.encode(document for document, is_out in chunk if not is_out),
+        encoder.encode(document for document, is_out in chunk if is_out),
     )
 
 
 def assemble_corpus(sources: Sequence[TokenSource], data: DataSection, separator: int) -> Corpus:
-    """A corpus of tokenized sources.
+    """A corpus of tokenized sources, those for validation last.
 
     Raises:
         DataError: less than one row is left to train on, or no document is held out.
     """
-    train_tokens = sum(source.train_tokens for source in sources)
-    if train_tokens < data.context:
-        skipped = sum((source.skipped for source in sources), NONE_SKIPPED)
-        why = f"; {skipped}" if skipped.count else ""
-        raise DataError(f"the data hold {train_tokens:,} tokens to train on, less than one row of {data.context}{why}")
+    trained = sources[: len(data.all_sources)]
+    train_tokens = sum(source.train_tokens for source in trained)
+    is_streamed = any(source.streamed is not None for source in trained)
+    skipped = sum((source.skipped for source in sources), NONE_SKIPPED)
+    why = f"; {skipped}" if skipped.count else ""
+    if not train_tokens and not is_streamed:
+        raise DataError(f"the data hold no token to train on{why}")
+    if data.rows != DOCUMENT and train_tokens < data.context and not is_streamed:
+        raise DataError(
+            f"the data hold {train_tokens:,} tokens to train on, less than one row of {data.context}{why}: lower "
+            'data.context, add documents, or set data.rows = "document", where rows may be shorter'
+        )
     with_held_out = [source for source in sources if any(len(stream.documents) for stream in source.held_out)]
     if not with_held_out:
-        raise DataError(f"no document is held out at a share of {data.held_out}: raise data.held_out, or add documents")
+        remedy = "raise data.held_out, add documents, or name files of your own as data.validation"
+        raise DataError(f"no document is held out at a share of {data.held_out}: {remedy}")
     share = data.held_out_tokens // len(with_held_out)
     held_out = [stream for source in with_held_out for stream in _first(source.held_out, share)]
-    return Corpus(sources, held_out, separator, _true_loss(sources))
+    return Corpus(trained, held_out, separator, _true_loss(sources))
 
 
 def _first(streams: Iterable[Stream], tokens: int) -> Iterator[Stream]:
@@ -188,7 +264,7 @@ def _true_loss(sources: Sequence[TokenSource]) -> float | None:
     The predictions of a story are its tokens and its end. Their mean number over all stories read estimates the
     expected number to within 0.1 %.
     """
-    if [source.name for source in sources] != [STORIES]:
+    if [(source.name, source.streamed) for source in sources] != [(STORIES, None)]:
         return None
     streams = [*sources[0].train, *sources[0].held_out]
     documents = sum(len(stream.documents) for stream in streams)

@@ -61,7 +61,7 @@ class Mixture:
         self._draws = draws
         self._ends = list(accumulate(draws))
         self._permutation = lru_cache(maxsize=4 * len(rows) + 4)(
-            lambda size, *which: Permutation(size, _seed_of(seed, *which))
+            lambda size, *which: Permutation(size, hash_numbers(seed, *which))
         )
 
     def __getitem__(self, number: int) -> tuple[int, int]:
@@ -90,7 +90,8 @@ def draws_by_weight(rows: Sequence[int], predictions: Sequence[int], weights: Se
     ]
 
 
-def _seed_of(*numbers: int) -> int:
+def hash_numbers(*numbers: int) -> int:
+    """A hash of whole numbers to 64 bits."""
     seed = 0
     for number in numbers:
         seed = _mixed(seed ^ number)

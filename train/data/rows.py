@@ -1,7 +1,8 @@
-"""Rows: the pieces of at most `context` predictions into which streams are cut, in one of three ways.
+"""Rows: the pieces of at most `context` predictions into which streams are cut, in one of four ways.
 
     packed      a row is the next `context` predictions, across documents; nothing is padded
     document    a row is one document, so that no token attends to another document; shorter rows are padded
+    pairs       two rows of one document each, of which the first is the better answer
     isolated    packed, but each token attends to its own document alone, and positions start at 0 in each document
 
 Every prediction is in exactly one row, with two exceptions: rows in which nothing is learned are dropped, and in
@@ -75,6 +76,33 @@ class RowDataset:
         place = bisect_right(self._starts, number) - 1
         begin, end = self._spans[place][number - self._starts[place]]
         return Row(self._streams[place], int(begin), int(end))
+
+
+class PairDataset:
+    """The pairs of answers in some streams, by number. A row of each pair is the better answer, the other the worse.
+
+    A document longer than the context is cut at its end; a pair of which nothing is learned on one side is left out.
+
+    Args:
+        streams: in order; their documents are better, worse, better, worse, ...
+        context: the most predictions in a row.
+    """
+
+    def __init__(self, streams: Sequence[Stream], context: int) -> None:
+        self._pairs = []
+        for stream in streams:
+            spans = stream.documents[: len(stream.documents) // 2 * 2].copy()
+            spans[:, 1] = np.minimum(spans[:, 1], spans[:, 0] + context)
+            learned = np.ones(len(stream.tokens), np.bool_) if stream.learned is None else stream.learned
+            sound = (_learned_in(learned, spans).reshape(-1, 2) > 0).all(1)
+            self._pairs += [(stream, pair) for pair in spans.reshape(-1, 2, 2)[sound]]
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, number: int) -> tuple[Row, Row]:
+        stream, (better, worse) = self._pairs[number]
+        return Row(stream, int(better[0]), int(better[1])), Row(stream, int(worse[0]), int(worse[1]))
 
 
 def stream_spans(stream: Stream, context: int, cut: str) -> Spans:

@@ -17,17 +17,19 @@ import hashlib
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from itertools import accumulate
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from model.files import replacing_file, write_json
-from train.data.config import STORIES, DataSection
+from runtime.progress import progress_bar
+from train.data.config import STORIES, DataSection, SourceSection
 from train.data.corpus import (
     CHUNK_CHARACTERS,
     Chunk,
@@ -36,7 +38,9 @@ from train.data.corpus import (
     assemble_corpus,
     chunks,
     encode_chunk,
+    limit_tokens,
     make_encoder,
+    sections,
 )
 from train.data.sources import source_files
 from train.data.streams import NONE_SKIPPED, Skipped, Stream, StreamEncoder
@@ -107,26 +111,41 @@ class TokenFolder:
         if self.is_complete:
             return
         self._shards.mkdir(exist_ok=True)
-        with tqdm(unit="document", unit_scale=True, dynamic_ncols=True, disable=not progress) as bar:
+        with progress_bar(description="tokenize", unit="documents", show=progress) as bar:
             _encode_all(self._tasks(data, seed, bar), tokenizer, data.on_unmaskable, workers, bar)
         write_json(self._index, self._summary(data))
 
-    def _tasks(self, data: DataSection, seed: int, bar: tqdm[Any]) -> Iterator[tuple[Path, Chunk]]:
+    def _tasks(self, data: DataSection, seed: int, bar: Any) -> Iterator[tuple[Path, Chunk]]:
         """The path and the documents of each shard that is not done yet."""
-        for place, source in enumerate(data.all_sources):
-            bar.set_description(source.name)
-            for number, chunk in enumerate(chunks(source, data, seed)):
+        for place, (source, is_validation) in enumerate(sections(data)):
+            bar.set_description_str(source.name)
+            for number, chunk in enumerate(chunks(source, data, seed, is_validation=is_validation)):
+                if self._is_enough(source, place):
+                    break
                 shard = self._shards / f"{place:03}-{number:06}"
                 if shard.with_suffix(".json").is_file():
                     bar.update(len(chunk))
                 else:
                     yield shard, chunk
 
+    def _records(self, place: int) -> list[Record]:
+        """The records of a source's shards that are done, in order."""
+        return [_read_json(path) for path in sorted(self._shards.glob(f"{place:03}-*.json"))]
+
+    def _is_enough(self, source: SourceSection, place: int) -> bool:
+        """Whether the shards that are done reach the source's limit of tokens."""
+        limit = source.max_tokens
+        return limit is not None and sum(record["train_tokens"] for record in self._records(place)) >= limit
+
     def _summary(self, data: DataSection) -> Record:
         sources = []
-        for place, source in enumerate(data.all_sources):
-            records = [_read_json(path) for path in sorted(self._shards.glob(f"{place:03}-*.json"))]
-            totals = {key: sum(record[key] for record in records) for key in ("documents", "train_tokens")}
+        for place, (source, _) in enumerate(sections(data)):
+            records = _up_to_limit(source, self._records(place))
+            train = limit_tokens(source, [self._stream(record, "train") for record in records])
+            totals = {
+                "documents": sum(record["documents"] for record in records),
+                "train_tokens": sum(stream.learnable for stream in train),
+            }
             skipped = sum((Skipped(**record["skipped"]) for record in records), NONE_SKIPPED)
             sources.append({"name": source.name, **totals, "skipped": dataclasses.asdict(skipped), "shards": records})
         return {"format": FORMAT, "sources": sources}
@@ -139,11 +158,14 @@ class TokenFolder:
         """The corpus of a complete folder, mapped into memory. Raises DataError where it belongs to another recipe."""
         self.check(data, tokenizer, seed)
         sources = []
-        for section, found in zip(data.all_sources, self.index()["sources"], strict=True):
-            streams = {side: [self._stream(record, side) for record in found["shards"]] for side in SIDES}
+        for (section, _), found in zip(sections(data), self.index()["sources"], strict=True):
+            train, held_out = ([self._stream(record, side) for record in found["shards"]] for side in SIDES)
             hashes = [record["train"]["sha256"] for record in found["shards"]]
+            if section.max_tokens is not None:
+                train = limit_tokens(section, train)
+                hashes = [stream.sha256() for stream in train]
             skipped = Skipped(**found["skipped"])
-            sources.append(TokenSource(section.name, section.weight, **streams, hashes=hashes, skipped=skipped))
+            sources.append(TokenSource(section.name, section.weight, train, held_out, hashes, skipped=skipped))
         return assemble_corpus(sources, data, tokenizer.separator_id)
 
     def _stream(self, record: Record, side: str) -> Stream:
@@ -160,21 +182,29 @@ class TokenFolder:
         return Stream(**arrays)
 
 
+def _up_to_limit(source: SourceSection, records: list[Record]) -> list[Record]:
+    """The first records, as many as reach the source's limit of tokens; workers may have made more."""
+    before = accumulate((record["train_tokens"] for record in records), initial=0)
+    limit = source.max_tokens
+    return [record for record, tokens in zip(records, before, strict=False) if limit is None or tokens < limit]
+
+
 def _plan(data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> Record:
     """Everything that the contents of the shards depend on."""
     sources = [
-        {key: value for key, value in dataclasses.asdict(source).items() if key != "weight"}
-        for source in data.all_sources
+        {key: value for key, value in dataclasses.asdict(source).items() if key not in ("weight", "stream")}
+        | ({"validation": True} if is_validation else {})
+        for source, is_validation in sections(data)
     ]
     if any(source.path == STORIES for source in data.all_sources):
         sources.append({"stories": data.documents, "seed": seed})
-    files = [path for source in data.all_sources for path in source_files(source, data.root) if path.is_file()]
+    files = [path for source, _ in sections(data) for path in source_files(source, data.root) if path.is_file()]
     template = tokenizer.chat_template
     return {
         "format": FORMAT,
         "sources": sources,
         "file_bytes": {os.path.relpath(path, data.root): path.stat().st_size for path in files},
-        "held_out": data.held_out,
+        "held_out": data.held_out_share,
         "chunk_characters": CHUNK_CHARACTERS,
         "tokenizer_sha256": hashlib.sha256(tokenizer.tokenizer.to_str().encode()).hexdigest(),
         "separator": tokenizer.separator,
@@ -184,7 +214,7 @@ def _plan(data: DataSection, tokenizer: CorpusTokenizer, seed: int) -> Record:
 
 
 def _encode_all(
-    tasks: Iterator[tuple[Path, Chunk]], tokenizer: CorpusTokenizer, on_unmaskable: str, workers: int, bar: tqdm[Any]
+    tasks: Iterator[tuple[Path, Chunk]], tokenizer: CorpusTokenizer, on_unmaskable: str, workers: int, bar: Any
 ) -> None:
     """Write each shard, in this process or in workers."""
     if workers == 1:
@@ -210,7 +240,15 @@ _ENCODERS: list[StreamEncoder] = []  # of a worker process
 def _begin_worker(tokenizer: CorpusTokenizer, on_unmaskable: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent; a worker finishes its shard
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes use all cores already
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     _ENCODERS.append(make_encoder(tokenizer, on_unmaskable))
+
+
+def _exit_with_parent() -> None:
+    """End this worker as soon as its parent has ended, however that was killed."""
+    if (parent := parent_process()) is not None:
+        parent.join()
+    os._exit(1)
 
 
 def _work(shard: Path, chunk: Chunk) -> int:

@@ -19,11 +19,12 @@ from tokenizers import Tokenizer
 
 from train.data.chat import ChatTemplate, UnmaskableError, encode_conversation
 from train.data.config import STOP
-from train.data.documents import Completion, Conversation, Document
+from train.data.documents import Completion, Conversation, Document, NoAssistantError, Preference
 from train.errors import DataError
 
 CHARACTERS_AT_ONCE = 1 << 20  # an encoding takes far more memory than its ids until its batch is done
 
+Encoded = tuple[Document, list[int], list[bool] | None]  # a document, its ids, and whether each is learned
 Ids = NDArray[np.uint16] | NDArray[np.uint32]
 
 
@@ -54,7 +55,18 @@ class Stream:
 
     def first_documents(self, tokens: int) -> Stream:
         """The beginning of the stream: its first document, and as many more as fit into `tokens` with it."""
-        count = max(1, int(np.searchsorted(self.documents[:, 1], tokens - 1, side="right")))
+        return self._first(int(np.searchsorted(self.documents[:, 1], tokens - 1, side="right")))
+
+    def first_learned(self, tokens: int) -> Stream:
+        """The beginning of the stream: its first document, and more while at most `tokens` are learned in all."""
+        if self.learned is None:
+            return self.first_documents(tokens + 1)
+        learned = np.cumsum(self.learned[1:], dtype=np.int64)[self.documents[:, 1] - 1]
+        return self._first(int(np.searchsorted(learned, tokens, side="right")))
+
+    def _first(self, count: int) -> Stream:
+        """The beginning of the stream with `count` documents, or one."""
+        count = max(1, count)
         if count >= len(self.documents):
             return self
         length = int(self.documents[count - 1, 1]) + 1
@@ -72,15 +84,29 @@ class Stream:
 
     def texts(self) -> Iterator[list[int]]:
         """The ids of each document, without the separators around it."""
+        for begin, end in self._bounds():
+            yield self.tokens[begin:end].tolist()
+
+    def learned_texts(self) -> Iterator[list[int]]:
+        """The ids that are learned, without separators: each document, or the parts of it that are learned."""
+        if self.learned is None:
+            yield from self.texts()
+            return
+        for begin, end in self._bounds():
+            edges = np.flatnonzero(np.diff(self.learned[begin:end].astype(np.int8), prepend=0, append=0))
+            for first, last in edges.reshape(-1, 2):
+                yield self.tokens[begin + first : begin + last].tolist()
+
+    def _bounds(self) -> Iterator[tuple[int, int]]:
+        """The places [begin, end) of each document's tokens, without the separators around it."""
         separator = self.tokens[0]
         for begin, end in self.documents:
-            ids = self.tokens[begin : end + 1]
-            yield ids[int(ids[0] == separator) : len(ids) - int(ids[-1] == separator)].tolist()
+            yield begin + int(self.tokens[begin] == separator), end + int(self.tokens[end] != separator)
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """Conversations that were left out, because what to learn of them could not be told exactly."""
+    """Conversations that were left out: nobody is the assistant, or what to learn could not be told exactly."""
 
     count: int = 0
     first: str = ""  # the reason for the first one, which names its row
@@ -90,7 +116,7 @@ class Skipped:
 
     def __str__(self) -> str:
         return (
-            f"{self.count:,} conversations were skipped (data.on_unmaskable says what becomes of them); the first: "
+            f"{self.count:,} conversations were skipped (docs/training.md, Conversations, says which are); the first: "
             f"{self.first}"
         )
 
@@ -152,7 +178,7 @@ class StreamEncoder:
         skipped, self._skipped = self._skipped, NONE_SKIPPED
         return skipped
 
-    def _encoded(self, documents: Iterable[Document]) -> Iterator[tuple[Document, list[int], list[bool] | None]]:
+    def _encoded(self, documents: Iterable[Document]) -> Iterator[Encoded]:
         """Each document with its ids, and whether each of these is learned; None where all are."""
         for several in _groups(documents):
             texts = [document for document in several if isinstance(document, str)]
@@ -160,24 +186,39 @@ class StreamEncoder:
             for document in several:
                 if isinstance(document, str):
                     yield document, next(encodings).ids, None
-                elif isinstance(document, Completion):
-                    yield document, *self._encoded_completion(document)
-                elif self._chat_template is None:
-                    raise DataError(
-                        f"{document.where}: there are conversations but no chat template: set tokenizer.chat_template"
-                    )
-                elif encoded := self._encoded_conversation(document, self._chat_template):
-                    yield document, *encoded
+                elif isinstance(document, Preference):
+                    both = [self._encoded_answer(answer) for answer in (document.chosen, document.rejected)]
+                    if all(one is not None and (one[1] is None or any(one[1])) for one in both):
+                        yield from (one for one in both if one is not None)
+                elif encoded := self._encoded_answer(document):
+                    yield encoded
             self._progress(len(several))
+
+    def _encoded_answer(self, document: str | Conversation | Completion) -> Encoded | None:
+        """A single document, its ids and their mask; None where it is skipped."""
+        if isinstance(document, str):
+            return document, self._plain.encode(document, add_special_tokens=False).ids, None
+        if isinstance(document, Completion):
+            return document, *self._encoded_completion(document)
+        if self._chat_template is None:
+            raise DataError(
+                f"{document.where}: there are conversations but no chat template: set tokenizer.chat_template"
+            )
+        encoded = self._encoded_conversation(document, self._chat_template)
+        return None if encoded is None else (document, *encoded)
 
     def _encoded_conversation(
         self, conversation: Conversation, template: ChatTemplate
     ) -> tuple[list[int], list[bool]] | None:
         """The ids of a conversation, and whether each is learned; None where it is skipped."""
         try:
+            if not template.marks_generation:
+                conversation.check_has_assistant()
             ids, mask = encode_conversation(self._tokenizer, template, conversation, on_unmaskable=self._on_unmaskable)
-        except UnmaskableError as error:
-            if self._on_unmaskable == STOP:
+            if not any(mask):  # a template with generation blocks may know the assistant by another name
+                conversation.check_has_assistant()
+        except (UnmaskableError, NoAssistantError) as error:
+            if self._on_unmaskable == STOP and isinstance(error, UnmaskableError):
                 raise
             self._skipped += Skipped(1, str(error))
             return None

@@ -131,7 +131,9 @@ def _settings(folder: Path | None) -> dict[str, Any]:
     if path is None or not path.is_file():
         return {}
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError:
+        raise DataError(f"{path} cannot be read: it is nested too deeply") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
     if not isinstance(settings, dict):
@@ -156,7 +158,8 @@ def _chat_template(
     """The recipe's template, or the tokenizer's own, or ChatML where the tokenizer has its tokens."""
     source: Any = settings.get("chat_template")
     if isinstance(source, list):  # several named templates
-        source = next((entry.get("template") for entry in source if entry.get("name") == "default"), None)
+        named = (entry for entry in source if isinstance(entry, dict))
+        source = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
     if folder is not None and (folder / "chat_template.jinja").is_file():
         source = _template_text(folder / "chat_template.jinja")
     if section.chat_template is not None:

@@ -3,6 +3,8 @@
     run.json        what the run is: recipe, versions, git commit, parameters by part, data with their hashes, sessions
     tokenizer/      tokenizer.json and the files that go with it
     checkpoint/     the latest model, as Hugging Face lays it out: what `export` takes
+    checkpoint-*/   what it was when the run was extended from an earlier step
+    adapter/        of a run with [lora]: its adapters alone, in peft's layout
     best/           the same, of the step with the lowest held-out loss
     state/          what `resume` continues from (train.run.state)
     held_out.txt    the documents that are never trained on, with the separator between them
@@ -10,6 +12,7 @@
     samples/        texts that the model generated during training
     loss.png        the loss curve
     tensorboard/    the metrics for TensorBoard, if the recipe asks for them
+    run.lock        who writes here, as long as somebody does (train.run.claim)
 
 A state contains the weights too. Without them, a run that is killed between writing its checkpoint and its state would
 be left with weights and moments of two different steps.
@@ -30,6 +33,7 @@ from train.data.corpus import Corpus
 from train.data.tokenizer import CorpusTokenizer
 from train.errors import RecipeError, RunError
 from train.lora import merged
+from train.run.claim import LOCK, claim, release
 from train.run.state import States
 
 
@@ -40,6 +44,7 @@ class RunFolder:
         self.path = Path(path)
         self.checkpoint = self.path / "checkpoint"
         self.best = self.path / "best"
+        self.adapter = self.path / "adapter"
         self.held_out = self.path / "held_out.txt"
         self.metrics = self.path / "metrics.jsonl"
         self._samples = self.path / "samples"
@@ -48,22 +53,48 @@ class RunFolder:
         self.states = States(self.path / "state")
         self._record = self.path / "run.json"
         self._tokenizer = self.path / "tokenizer"
+        self._old: list[Path] = []  # what a new run replaces
 
-    def check_free(self, *, overwrite: bool) -> None:
-        """Raise RunError where the path exists and must not be overwritten."""
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-            return
-        if not overwrite:
+    def claim_new(self, *, overwrite: bool) -> None:
+        """Become the only writer of a folder for a new run (train.run.claim).
+
+        Raises:
+            RunError: another process writes there, or it holds files that must not be overwritten.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; choose another --out")
+        claim(self.path)
+        try:
+            self._check_free(overwrite=overwrite)
+        except RunError:
+            self.release()
+            raise
+
+    def _check_free(self, *, overwrite: bool) -> None:
+        # run.json last: as long as it is there, a deletion that was cut off can be repeated.
+        entries = (path for path in self.path.iterdir() if path.name != LOCK)
+        self._old = sorted(entries, key=lambda path: path == self._record)
+        if self._old and not overwrite:
             raise RunError(f"{self.path} exists; choose another --out, resume it, or pass --overwrite")
-        if not self._record.is_file():
+        if self._old and not self._record.is_file():
             raise RunError(f"{self.path} is not the folder of a run, so --overwrite does not delete it")
+
+    def claim(self) -> None:
+        """Become the only writer of the run that the folder holds. Raises RunError where another process is."""
+        if not self._record.is_file():
+            raise RunError(f"{self.path} is not the folder of a run: it has no run.json")
+        claim(self.path)
+
+    def release(self) -> None:
+        """Let others write here. A folder that was made by the claim and is still empty is removed."""
+        release(self.path)
 
     def create(
         self, record: dict[str, Any], tokenizer: CorpusTokenizer, corpus: Corpus, *, max_length: int, with_chat: bool
     ) -> None:
-        """Make the folder, replacing an old one, with the run's record, its tokenizer and its held-out documents."""
-        if self.path.exists():
-            shutil.rmtree(self.path)
+        """Write the run's record, its tokenizer and its held-out documents, in place of what was there when claimed."""
+        for path in self._old:
+            _remove(path)
         write_json(self._record, record)
         write_text(self.held_out, tokenizer.separator.join(corpus.held_out_texts(tokenizer.tokenizer)))
         tokenizer.save(self._tokenizer, max_length=max_length, with_chat=with_chat)
@@ -76,10 +107,25 @@ class RunFolder:
         except (KeyError, TypeError, RecipeError) as error:
             raise RunError(f"{self._record} cannot be read: {error}") from None
 
+    def ending(self) -> dict[str, Any] | None:
+        """When a run of some hours ends, as it was decided; None before that, and for other runs."""
+        return self._read_record().get("ending")
+
+    def note(self, **changes: Any) -> None:
+        """Change entries of run.json."""
+        write_json(self._record, self._read_record() | changes)
+
     def add_session(self, session: dict[str, Any]) -> None:
         """Add a session to run.json."""
-        record = self._read_record()
-        write_json(self._record, record | {"sessions": [*record.get("sessions", []), session]})
+        self.note(sessions=[*self._read_record().get("sessions", []), session])
+
+    def keep_checkpoint(self, step: int) -> Path:
+        """Keep the checkpoint under the name of its step. Returns its new path."""
+        kept = self.path / f"checkpoint-step-{step:08d}"
+        if kept.exists():
+            shutil.rmtree(kept)
+        self.checkpoint.replace(kept)
+        return kept
 
     def tokenizer(self, section: TokenizerSection) -> CorpusTokenizer:
         """The tokenizer that the run was started with."""
@@ -105,7 +151,7 @@ class RunFolder:
         self.states.clean()
         for pattern in (".*.partial", ".*.old"):
             for leftover in self.path.glob(pattern):
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                _remove(leftover)
 
     def _read_record(self) -> dict[str, Any]:
         try:
@@ -115,3 +161,11 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunError(f"{self._record} cannot be read: {error}") from None
         return record
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

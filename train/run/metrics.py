@@ -1,9 +1,12 @@
-"""The metrics of each step: JSON lines in a file, and TensorBoard events if the recipe asks for them.
+"""The metrics of each step: JSON lines in a file, which trackers receive too (train.run.trackers).
 
 A line has
     step                    counted from 1
-    loss, lr, grad_norm     the loss in nats per token; loss and grad_norm are null in a step that was skipped
+    loss, lr, grad_norm     the loss in nats per token; null where they were not finite
+    skipped                 true in a step that made no update, because a gradient was not finite
+    loss_scale, overflows   in float16: the factor on the loss, and how many steps the run has skipped
     tokens                  that have a label, over all devices
+    seconds                 since the run began, in all sessions, evaluations and saves included
     tokens_per_second       of the step, without evaluation and saving
     mfu                     model FLOPs utilization (train.throughput), where the devices' peak is known
     memory_bytes            the peak so far, of rank 0
@@ -17,14 +20,14 @@ and after an evaluation
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from math import inf
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from model.files import write_text
-from train.errors import RecipeError, RunError
+from train.errors import RunError
+from train.run.trackers import Tracker
 
 Metrics = Mapping[str, Any]
 
@@ -32,29 +35,29 @@ Metrics = Mapping[str, Any]
 class MetricsWriter:
     """Appends to a metrics file and flushes each line. Drops the lines after `resumed_at`, which the run will repeat.
 
-    Args:
-        path: of the file.
-        resumed_at: the step from which the run continues.
-        tensorboard: a folder for TensorBoard events.
+    Attributes:
+        kept: the lines up to `resumed_at`.
     """
 
-    def __init__(self, path: Path, resumed_at: int = 0, *, tensorboard: Path | None = None) -> None:
-        kept = [line for line in read_metrics(path) if line["step"] <= resumed_at] if path.exists() else []
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self.best_held_out_loss = min((line["held_out_loss"] for line in kept if "held_out_loss" in line), default=inf)
+    def __init__(self, path: Path, resumed_at: int = 0, *, trackers: Sequence[Tracker] = ()) -> None:
+        self.kept = [line for line in read_metrics(path) if line["step"] <= resumed_at] if path.exists() else []
+        lines = [json.dumps(line) + "\n" for line in self.kept]
+        write_text(path, "".join(lines))
+        self._last_begins = sum(map(len, lines[:-1]))  # bytes, which are characters: JSON is ASCII here
         self._file = path.open("a", encoding="utf-8")
-        self._board = None
-        if tensorboard is not None:
-            self._board = summary_writer_class()(str(tensorboard), purge_step=resumed_at + 1)
+        self._trackers = trackers
+
+    def replace_last_kept(self, metrics: Metrics) -> None:
+        """Write the last line that was kept again; nothing may have been written since."""
+        self._file.truncate(self._last_begins)
+        self.write(metrics)
 
     def write(self, metrics: Metrics) -> None:
         """Append one step's line."""
         self._file.write(json.dumps(metrics) + "\n")
         self._file.flush()
-        if self._board is not None:
-            for name, value in metrics.items():
-                if name != "step" and value is not None:
-                    self._board.add_scalar(name, float(value), metrics["step"])
+        for tracker in self._trackers:
+            tracker.log({name: float(value) for name, value in metrics.items() if value is not None}, metrics["step"])
 
     def __enter__(self) -> Self:
         return self
@@ -63,18 +66,14 @@ class MetricsWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        if self._board is not None:
-            self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
-def summary_writer_class() -> Callable[..., Any]:
-    """TensorBoard's writer. Raises RecipeError where the package is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise RecipeError("run.tensorboard needs a package: pip install tensorboard, or set it to false") from None
-    writer: Callable[..., Any] = SummaryWriter
-    return writer
+def copy_metrics(source: Path, target: Path, *, until: int) -> None:
+    """Copy a metrics file's lines up to a step."""
+    lines = [line for line in read_metrics(source) if line["step"] <= until]
+    write_text(target, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def read_metrics(path: Path) -> list[Metrics]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from model.parameters import parameter_counts
+from train.precision import choose_precision
 from train.run.run import Run
 
 REPOSITORY = Path(__file__).parents[2]
@@ -39,18 +40,25 @@ def run_record(run: Run) -> dict[str, Any]:
 def session_record(run: Run) -> dict[str, Any]:
     """When, where and with which code a run starts or resumes."""
     device = run.ranks.device
-    on_gpu = device.type == "cuda"
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "from_step": run.step,
         "git": git_state(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "device": torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine(),
+        "device": device_name(device),
+        "precision": choose_precision(run.recipe.machine.precision, device),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "world_size": run.ranks.world_size,
         "machine": run.recipe.to_dict()["machine"],
     }
+
+
+def device_name(device: torch.device) -> str:
+    """What a device calls itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
 
 
 def git_state() -> dict[str, Any] | None:

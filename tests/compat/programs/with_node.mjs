@@ -10,6 +10,7 @@ const [jobFile, answersFile] = process.argv.slice(2);
 const job = JSON.parse(readFileSync(jobFile, 'utf8'));
 transformers.env.localModelPath = `${dirname(job.bundle)}/`;
 transformers.env.allowRemoteModels = false;
-// As our runtime and genai_config.json have it: products of 8-bit integers that overflow on no CPU.
-const options = { device: 'cpu', session_options: { extra: { session: { x64quantprecision: '1' } } } };
+// As our runtime has it: products of 8-bit integers that overflow on no CPU. The entries are named `session.…`.
+const session = Object.fromEntries(Object.entries(job.session_entries).map(([name, value]) => [name.split('.')[1], value]));
+const options = { device: 'cpu', session_options: { extra: { session } } };
 writeFileSync(answersFile, JSON.stringify(await answers(transformers, job, basename(job.bundle), options)));

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import onnxruntime
 import torch
-from answers import Generate, answer
+from answers import Generate, answer, read_job
 from optimum.onnxruntime import ORTModelForCausalLM
 
 
 def load(bundle: Path, file: str) -> Generate:
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")  # as our runtime and genai_config.json have it
+    for entry in read_job()["session_entries"].items():
+        options.add_session_config_entry(*entry)
     model = ORTModelForCausalLM.from_pretrained(
         bundle,
         subfolder=str(Path(file).parent),

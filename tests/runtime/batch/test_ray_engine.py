@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,16 +87,24 @@ def test_what_was_stopped_goes_on_with_either_engine(tiny_bundle, tmp_path) -> N
     assert remote.read_bytes() == whole
 
 
-def test_stdin_is_refused(tiny_bundle, tmp_path) -> None:
-    done = subprocess.run(
-        command(tiny_bundle, Path("-"), tmp_path / "out.jsonl", "--engine", "ray"),
-        cwd=ROOT,
-        input='{"prompt": "x"}\n',
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (
-        1,
-        "error: --engine ray reads a file, which its workers open themselves\n",
-    )
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--regex", "("], "invalid regex"),
+        (["--batch-size", "0"], "batch_size must be at least 1"),
+        (["--top-k", "-1"], "top_k"),
+    ],
+)
+def test_what_no_worker_could_do_is_one_line_before_there_is_a_cluster(tiny_bundle, tmp_path, run, options, said):
+    write_lines(tmp_path / "in.jsonl", 3)
+    arguments = [*command(tiny_bundle, tmp_path / "in.jsonl", tmp_path / "out.jsonl", "--engine", "ray"), *options]
+    code, out, err = run(*arguments[3:])
+    assert (code, out) == (1, "")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_stdin_is_refused(tiny_bundle, tmp_path, run, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b'{"prompt": "x"}\n')))
+    code, _, err = run(*command(tiny_bundle, Path("-"), tmp_path / "out.jsonl", "--engine", "ray")[3:])
+    assert (code, err) == (1, "error: --engine ray reads a file, which its workers open themselves\n")

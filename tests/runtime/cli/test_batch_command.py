@@ -44,7 +44,7 @@ def test_batch_gives_a_line_for_each_prompt_in_order(run, tiny_bundle, tmp_path)
         seed, tokens = (7, 3) if number == 1 else (5 + number, 20)
         prompt_ids = tokenizer.encode(line["prompt"])
         sampler = make_sampler(SamplingOptions(seed=seed))
-        drawn = generate_step(session, prompt_ids, max_new_tokens=tokens, sampler=sampler)
+        drawn = generate_step(session, prompt_ids, max_new_tokens=tokens, sampler=sampler, stop_token_ids=())
         alone = [token.token_id for token in drawn]
         stops = [place for place, token_id in enumerate(alone) if token_id in bundle.eos_token_ids]
         assert line["token_ids"] == (alone[: stops[0]] if stops else alone)

@@ -78,7 +78,9 @@ def test_a_prompt_that_is_not_utf8_is_one_line(tiny_bundle):
 
 
 def test_questions_may_be_piped_into_a_chat(tiny_bundle):
-    done = shell(f"printf 'hello\\nand you?\\n' | runtime chat {tiny_bundle} --greedy --max-new-tokens 4")
+    done = shell(
+        f"printf 'hello\\nand you?\\n' | runtime chat {tiny_bundle} --line-by-line --greedy --max-new-tokens 4"
+    )
     assert done.returncode == 0
     assert done.stdout.count(b"\n") >= 2
 

@@ -43,6 +43,7 @@ class FakeSession:
         self.batch_invariant = batch_invariant
         self.decodes_rows_together = decodes_rows_together
         self.has_independent_rows = True
+        self.stop_token_ids: frozenset[int] = frozenset()
         self.chunks = ChunkRule(chunk_tokens, query_block=128)
         self.passes: list[tuple[int, int]] = []  # rows and tokens of each
         self._next_token = next_token

@@ -49,13 +49,13 @@ def test_growing_copying_and_trimming_keep_the_dtype_and_the_rows(bundle, sessio
 def test_the_plain_twin_that_copies_past_into_present_agrees(bundle, session):
     plain = DecoderSession(bundle, "int8-kv8", threads=1, in_place=False)
     ids = list(range(3, 60))
-    fast = token_ids(generate_step(session, ids, max_new_tokens=40))
-    assert token_ids(generate_step(plain, ids, max_new_tokens=40)) == fast
+    fast = token_ids(generate_step(session, ids, stop_token_ids=(), max_new_tokens=40))
+    assert token_ids(generate_step(plain, ids, stop_token_ids=(), max_new_tokens=40)) == fast
 
 
 def test_rows_of_a_batch_are_what_they_are_alone(session):
     prompts = [[5, 6, 7], list(range(3, 40)), [9]]
-    alone = [token_ids(generate_step(session, prompt, max_new_tokens=30)) for prompt in prompts]
+    alone = [token_ids(generate_step(session, prompt, stop_token_ids=(), max_new_tokens=30)) for prompt in prompts]
     together = generate_batch(session, [Request(prompt, max_new_tokens=30) for prompt in prompts])
     assert {row.index: row.new_ids for row in together} == dict(enumerate(alone))
 
@@ -64,7 +64,7 @@ def test_a_reused_prefix_changes_no_bit(session):
     prompts = PromptCache(session)
     first, second = list(range(3, 50)), [*range(3, 40), *range(60, 80)]
     cache = prompts.take(first)
-    token_ids(generate_step(session, first, max_new_tokens=20, cache=cache))
+    token_ids(generate_step(session, first, stop_token_ids=(), max_new_tokens=20, cache=cache))
     prompts.give_back(cache)
     cache = prompts.take(second)
     assert cache.length == 37

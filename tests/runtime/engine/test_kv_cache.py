@@ -97,8 +97,8 @@ def test_growing_across_the_granularity_keeps_what_is_held(sessions):
 def test_two_sequences_may_take_turns_on_one_session(sessions):
     session = sessions[0]
     prompts = [random_ids(session, 9, seed) for seed in (1, 2)]
-    apart = [token_ids(generate_step(session, prompt, max_new_tokens=20)) for prompt in prompts]
-    streams = [generate_step(session, prompt, max_new_tokens=20) for prompt in prompts]
+    apart = [token_ids(generate_step(session, prompt, stop_token_ids=(), max_new_tokens=20)) for prompt in prompts]
+    streams = [generate_step(session, prompt, stop_token_ids=(), max_new_tokens=20) for prompt in prompts]
     taken_in_turns = zip(*zip(*streams, strict=True), strict=True)
     assert [token_ids(tokens) for tokens in taken_in_turns] == apart
 
@@ -109,7 +109,9 @@ def test_in_place_and_plain_generate_the_same_tokens(temperature, sessions):
     sampling = SamplingOptions(temperature=temperature, seed=3)
     prompt = random_ids(sessions[0], 5)
     first, second = (
-        token_ids(generate_step(session, prompt, max_new_tokens=tokens, sampler=make_sampler(sampling)))
+        token_ids(
+            generate_step(session, prompt, stop_token_ids=(), max_new_tokens=tokens, sampler=make_sampler(sampling))
+        )
         for session in sessions
     )
     assert len(first) == tokens

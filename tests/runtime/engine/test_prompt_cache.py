@@ -32,7 +32,9 @@ def random_ids(count, seed=0):
 
 def generate(session, prompts, prompt_ids, count):
     cache = prompts.take(prompt_ids, len(prompt_ids) + count)
-    ids = token_ids(generate_step(session, prompt_ids[cache.length :], max_new_tokens=count, cache=cache))
+    ids = token_ids(
+        generate_step(session, prompt_ids[cache.length :], stop_token_ids=(), max_new_tokens=count, cache=cache)
+    )
     prompts.give_back(cache)
     return ids
 
@@ -53,7 +55,9 @@ def test_a_reused_prefix_gives_the_same_tokens(session):
     shared = random_ids(30)
     for seed in range(6):
         prompt = [*shared[: 30 - 4 * seed], *random_ids(5 + seed, seed)]
-        assert generate(session, prompts, prompt, 12) == token_ids(generate_step(session, prompt, max_new_tokens=12))
+        assert generate(session, prompts, prompt, 12) == token_ids(
+            generate_step(session, prompt, stop_token_ids=(), max_new_tokens=12)
+        )
 
 
 def test_a_caller_who_changes_his_mind_loses_nothing(session, prefilled):
@@ -71,12 +75,14 @@ def test_a_caller_who_changes_his_mind_loses_nothing(session, prefilled):
 def test_an_answer_that_was_broken_off_leaves_a_sound_cache(session):
     prompts, prompt = PromptCache(session), random_ids(20)
     cache = prompts.take(prompt)
-    steps = generate_step(session, prompt, max_new_tokens=50, cache=cache, prompt_lookup=True)
+    steps = generate_step(session, prompt, stop_token_ids=(), max_new_tokens=50, cache=cache, prompt_lookup=True)
     given = [next(steps).token_id for _ in range(7)]
     steps.close()
     prompts.give_back(cache)
     again = [*prompt, *given]
-    assert generate(session, prompts, again, 10) == token_ids(generate_step(session, again, max_new_tokens=10))
+    assert generate(session, prompts, again, 10) == token_ids(
+        generate_step(session, again, stop_token_ids=(), max_new_tokens=10)
+    )
 
 
 def test_the_same_prompt_runs_its_last_token_again(session, prefilled):

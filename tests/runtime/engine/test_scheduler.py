@@ -154,13 +154,34 @@ class Pace:
     """A pace that never changes."""
 
     def __init__(self, budget_tokens):
-        self.budget_tokens = budget_tokens
+        self._budget_tokens = budget_tokens
+
+    def budget_tokens(self, share=1.0):
+        return int(self._budget_tokens * share)
 
     def decoded(self, seconds):
         pass
 
-    def paused(self, tokens, seconds):
+    def paused(self, tokens, seconds, share=1.0):
         pass
+
+
+def test_a_long_line_of_prompts_is_not_held_up_by_few_who_decode():
+    """Few tokens a step for six prompts would leave the others waiting, and the passes with few rows."""
+    session = FakeSession(chunk_tokens=256)
+    scheduler = Scheduler(session, max_pause_steps=1.5)
+    scheduler._pacing = Pace(4)
+    first = scheduler.add(Request([1, 2], 200))
+    while not first.is_decoding:
+        scheduler.step()
+    line = [scheduler.add(Request([number] * 24, 100)) for number in range(6)]
+    steps = 0
+    while not all(sequence.is_decoding for sequence in line):
+        scheduler.step()
+        steps += 1
+    # Budgets of 6/1, 5/2, 4/3 times 4 tokens, and then of 4: at 4 alone it would take 36 steps.
+    assert steps <= 30
+    assert len(first.new_ids) >= steps
 
 
 def test_first_come_is_first_served_and_a_long_one_is_not_overtaken():

@@ -100,8 +100,8 @@ def test_a_given_cache_continues_the_same_sequence(tiny_model):
     session, ids = tiny_model.session, list(range(20, 40))
     cache = session.new_cache()
     session.forward(ids[:12], cache)
-    continued = token_ids(generate_step(session, ids[12:], max_new_tokens=15, cache=cache))
-    assert continued == token_ids(generate_step(session, ids, max_new_tokens=15))
+    continued = token_ids(generate_step(session, ids[12:], stop_token_ids=(), max_new_tokens=15, cache=cache))
+    assert continued == token_ids(generate_step(session, ids, stop_token_ids=(), max_new_tokens=15))
     assert cache.length == 20 + 14
 
 
@@ -119,7 +119,9 @@ def test_processors_see_the_ids_so_far_and_run_in_order(tiny_model):
         logits[9] = 0
         return logits
 
-    steps = generate_step(tiny_model.session, [4, 5], max_new_tokens=3, logits_processors=[record, only_nine])
+    steps = generate_step(
+        tiny_model.session, [4, 5], stop_token_ids=(), max_new_tokens=3, logits_processors=[record, only_nine]
+    )
     assert token_ids(steps) == [9, 9, 9]
     assert seen == [[4, 5], [4, 5, 9], [4, 5, 9, 9]]
 

@@ -37,10 +37,10 @@ def batch(session, requests, **options):
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
 def test_a_row_has_the_tokens_that_it_has_alone(batch_size, session):
     given = prompts(session, 7)
-    requests = [Request(prompt, 5 + 7 * seed, sampler(seed)) for seed, prompt in enumerate(given)]
+    requests = [Request(prompt, 5 + 7 * seed, sampler(seed), stop_token_ids=()) for seed, prompt in enumerate(given)]
     rows = batch(session, requests, batch_size=batch_size)
     for seed, (prompt, row) in enumerate(zip(given, rows, strict=True)):
-        alone = generate_step(session, prompt, max_new_tokens=5 + 7 * seed, sampler=sampler(seed))
+        alone = generate_step(session, prompt, stop_token_ids=(), max_new_tokens=5 + 7 * seed, sampler=sampler(seed))
         assert row.new_ids == token_ids(alone)
         assert row.finish_reason == "length"
 
@@ -58,7 +58,9 @@ def test_the_logits_of_a_step_are_the_bits_of_a_step_alone(batch_invariant, sess
             logits_seen.append((tuple(token_ids), logits.copy()))
             return logits
 
-        requests = [Request(prompt, 12, logits_processors=[record]) for prompt in prompts(session, 5)]
+        requests = [
+            Request(prompt, 12, logits_processors=[record], stop_token_ids=()) for prompt in prompts(session, 5)
+        ]
         batch(session, requests, batch_size=size)
     alone, together = (sorted(calls, key=lambda call: call[0]) for calls in seen.values())
     assert [ids for ids, _ in alone] == [ids for ids, _ in together]
@@ -68,10 +70,10 @@ def test_the_logits_of_a_step_are_the_bits_of_a_step_alone(batch_invariant, sess
 
 def test_a_row_that_stops_leaves_its_place_to_the_next(session):
     given = prompts(session, 9)
-    stops = [token_ids(generate_step(session, prompt, max_new_tokens=30))[-1] for prompt in given]
+    stops = [token_ids(generate_step(session, prompt, stop_token_ids=(), max_new_tokens=30))[-1] for prompt in given]
     requests = [Request(p, 30, stop_token_ids=(stop,)) for p, stop in zip(given, stops, strict=True)]
     for row, prompt in zip(batch(session, requests, batch_size=3), given, strict=True):
-        ids = token_ids(generate_step(session, prompt, max_new_tokens=30))
+        ids = token_ids(generate_step(session, prompt, stop_token_ids=(), max_new_tokens=30))
         assert row.new_ids == ids[: ids.index(ids[-1])]
         assert row.finish_reason == "stop"
 
@@ -91,14 +93,14 @@ def test_n_tokens_cost_one_prefill_each_and_n_minus_1_passes_together(session, m
         return binding
 
     monkeypatch.setattr(DecoderSession, "bind", counting)
-    list(generate_batch(session, [Request([5] * size, 10) for size in (3, 4, 5)], batch_size=3))
+    list(generate_batch(session, [Request([5] * size, 10, stop_token_ids=()) for size in (3, 4, 5)], batch_size=3))
     assert (prefills, steps) == ([3, 4, 5], [3] * 9)
 
 
 def test_a_graph_that_cannot_write_in_place_gives_the_same(session, tiny_bundle):
     plain = DecoderSession(Bundle.open(tiny_bundle), "fp32", threads=1, in_place=False)
     in_place = DecoderSession(Bundle.open(tiny_bundle), "fp32", threads=1)
-    requests = [Request(prompt, 20) for prompt in prompts(plain, 4)]
+    requests = [Request(prompt, 20, stop_token_ids=()) for prompt in prompts(plain, 4)]
     assert [row.new_ids for row in batch(plain, requests)] == [row.new_ids for row in batch(in_place, requests)]
 
 

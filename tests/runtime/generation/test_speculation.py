@@ -38,6 +38,7 @@ def run(session, prompt, tokens, *, temperature=0.0, seed=0, prompt_lookup=False
         generate_step(
             session,
             prompt,
+            stop_token_ids=(),
             max_new_tokens=tokens,
             sampler=sampler,
             logits_processors=processors,
@@ -87,7 +88,7 @@ def test_a_reproducible_session_gives_the_same_bits_however_the_tokens_come(
 def test_where_guesses_could_change_tokens_there_are_none(precision, open_session):
     session = open_session("stories260k", precision)
     with pytest.raises(OptionError, match=f"could change tokens in {precision}.* choose the precision int8-kv8"):
-        next(generate_step(session, [1, 2], prompt_lookup=True))
+        next(generate_step(session, [1, 2], stop_token_ids=(), prompt_lookup=True))
 
 
 def test_sampled_tokens_have_the_models_own_distribution(open_session):
@@ -121,6 +122,7 @@ def test_sampled_tokens_have_the_models_own_distribution(open_session):
         steps = generate_step(
             session,
             rest,
+            stop_token_ids=(),
             max_new_tokens=2,
             sampler=sampler,
             logits_processors=[tilt],
@@ -161,7 +163,7 @@ def test_n_tokens_cost_one_prefill_and_fewer_passes_where_guesses_come_true(open
     period = prompt[:12]
     follow = iter(period * 20)
     options = {"sampler": lambda _: next(follow), "prompt_lookup": True}
-    ids = token_ids(generate_step(session, prompt, max_new_tokens=100, **options))
+    ids = token_ids(generate_step(session, prompt, stop_token_ids=(), max_new_tokens=100, **options))
     assert ids == (period * 20)[:100]
     assert passes[0] == len(prompt)
     assert len(passes) <= 1 + math.ceil(99 / (MOST_GUESSES + 1)) + 2
@@ -175,7 +177,13 @@ def test_leaving_in_the_middle_of_the_guesses_leaves_the_cache_at_what_was_given
     follow = iter(prompt * 9)
     cache = session.new_cache()
     steps = generate_step(
-        session, prompt, max_new_tokens=100, sampler=lambda _: next(follow), cache=cache, prompt_lookup=True
+        session,
+        prompt,
+        stop_token_ids=(),
+        max_new_tokens=100,
+        sampler=lambda _: next(follow),
+        cache=cache,
+        prompt_lookup=True,
     )
     given = [next(steps).token_id for _ in range(count)]
     steps.close()

@@ -113,6 +113,11 @@ def test_without_stop_tokens_a_grammar_that_ends_still_ends(tiny_model):
 
 def test_a_text_that_is_cut_says_so(tiny_model):
     result = tiny_model.generate("the", SamplingOptions(seed=1, regex="[0-9]{50}", max_new_tokens=7))
+    assert (result.finish_reason, len(result.text)) == ("incomplete", 7)
+
+
+def test_a_text_that_could_go_on_is_not_incomplete(tiny_model):
+    result = tiny_model.generate("the", SamplingOptions(seed=1, regex="[0-9]*", stop_token_ids=(), max_new_tokens=7))
     assert (result.finish_reason, len(result.text)) == ("length", 7)
 
 
@@ -201,7 +206,9 @@ def test_the_command_takes_a_schema_file_or_an_expression(run, tiny_bundle, tmp_
     assert is_person(json.loads(json.loads(out)["completion"]))
     assert run("generate", tiny_bundle, "--regex", "[0-9]{3}", *options)[1].strip().isdigit()
     code, out, err = run("generate", tiny_bundle, "--regex", "[0-9]{30}", "--max-new-tokens", "3")
-    assert (code, err) == (0, "[cut: the text is not complete; allow more with --max-new-tokens]\n")
+    assert (code, err) == (3, "[cut: the text is not complete; allow more with --max-new-tokens]\n")
+    inline = run("generate", tiny_bundle, "--json-schema", json.dumps(PERSON), *options, "--completion-only")[1]
+    assert is_person(json.loads(inline))
     path.write_text('{"enum": []}')
     fails(run("generate", tiny_bundle, "--json-schema", path), "Unsatisfiable")
     fails(run("generate", tiny_bundle, "--json-schema", tmp_path / "none"), "cannot be read")

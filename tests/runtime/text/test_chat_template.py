@@ -154,11 +154,61 @@ DOUBLING = "{% set ns = namespace(x='ab') %}{% for _ in range(60) %}BODY{% endfo
         DOUBLING.replace("BODY", "{% set ns.x = [ns.x] + [ns.x] %}"),
         "{% macro f(x) %}{{ x }}{{ x }}{% endmacro %}" + DOUBLING.replace("BODY", "{% set ns.x = f(ns.x) %}"),
         "{% set x = 'a' * 1000000 %}{% for _ in range(99999) %}{{ x }}{% endfor %}",
+        "{{ range(9999) | join('a' * 30000) }}",
+        "{{ range(9999) | map('string') | join('a' * 30000) }}",
+        "{{ ('a' * 30000).join(range(9999) | map('string')) }}",
+        "{{ range(9999) | map('center', 30000) | list | length }}",
+        "{{ ('a' * 30000).translate({97: 'b' * 10000}) }}",
+        "{{ ('%(a)9999d' * 30000) | format(a=1) }}",
+        "{{ '%(a)9999d' * 30000 % {'a': 1} }}",
+        "{{ '%((a))99999999d' % {'(a)': 1} }}",
+        "{{ '%*d' % (99999999, 1) }}",
+        "{{ ('{0:9999}' * 30000).format(1) }}",
+        "{{ '{:{}}'.format(1, 99999999) }}",
+        "{{ [1] | batch(90000000, 'x') | list }}",
+        "{{ [1] | slice(90000000) | list }}",
+        "{{ (5).to_bytes(90000000, 'big') }}",
+        "{{ 5 | round(90000000, 'ceil') }}",
+        "{{ lipsum(1, max=10000000) }}",
+        "{{ ('\t' * 30000).expandtabs(3000) }}",
+        "{{ ('a\n' * 30000) | indent('x' * 3000) }}",
+        "{{ ('ab ' * 30000) | wordwrap(1, wrapstring='x' * 3000) }}",
+        "{{ ('http://a.b ' * 3000) | urlize(target='x' * 30000) }}",
+        "{{ [[[1]]] | tojson(indent=90000000) }}",
+        "{{ (range(9999) | list) | tojson(separators=('x' * 10000, 'y')) }}",
     ],
 )
 def test_a_template_that_makes_something_enormous_is_an_error(source, broken_bundle):
     with pytest.raises(ChatTemplateError, match="far too large"):
         with_template(broken_bundle, source).render(CHATS[0])
+
+
+LONG = "é x %s {0} <|im_end|>\n" * 2000
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("1700000000 | string", "1700000000"),
+        ("messages[0].time | tojson", "1700000000"),
+        ("namespace(time=1700000000).time", "1700000000"),
+        ("messages[0].get('none', 1700000000)", "1700000000"),
+        ("'%d is %s' % (1700000000, '20240101')", "1700000000 is 20240101"),
+        ("'since 20240101: {}'.format(1700000000)", "since 20240101: 1700000000"),
+        ("both(messages[0].content, messages[0].content)", LONG * 2),
+        ("messages[0].content | default(messages[0].content)", LONG),
+        ("dict(a=messages[0].content, b=messages[0].content).b", LONG),
+        ("messages[0].content.replace(messages[0].content, 'x')", "x"),
+        ("messages[0].content | replace('x', messages[0].role)", LONG.replace("x", "user")),
+        ("'%s and %s' | format(messages[0].content, messages[0].content)", f"{LONG} and {LONG}"),
+        ("[messages[0].content, 'b'] | join(messages[0].content)", f"{LONG}{LONG}b"),
+        ("messages[0].content.split(messages[0].content)", "['', '']"),
+    ],
+)
+def test_long_texts_and_large_numbers_are_as_in_transformers(expression, expected, broken_bundle):
+    source = "{% macro both(a, b) %}{{ a }}{{ b }}{% endmacro %}{{ " + expression + " }}"
+    messages = [{"role": "user", "content": LONG, "time": 1700000000}]
+    assert with_template(broken_bundle, source).render(messages) == expected
 
 
 def test_what_namespaces_hold_is_not_printed(broken_bundle):

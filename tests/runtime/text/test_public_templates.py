@@ -37,6 +37,34 @@ TOOL_TURNS = [
     {"role": "assistant", "content": None, "tool_calls": [CALL]},
     {"role": "tool", "content": '{"sun": true}', "tool_call_id": "abcdef123", "name": "weather"},
 ]
+# As OpenAI's API has them: several calls at once, their arguments as text.
+PARALLEL_CALLS = [
+    {"id": f"call_{place}_xyz", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+    for place, arguments in enumerate(['{"town": "Bergen", "days": 2}', "", '{"at": [1, {"x": null}]}'])
+]
+TYPES = {
+    "type": "object",
+    "properties": {
+        "kind": {"type": "string", "enum": ["a", "b"], "description": "Which."},
+        "many": {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}, "nullable": True},
+        "deep": {"type": "object", "properties": {"n": {"type": "number", "default": 1.5}}, "required": ["n"]},
+        "either": {"oneOf": [{"type": "string", "description": "a text"}, {"type": "boolean"}]},
+        "map": {"type": "object", "additionalProperties": {"type": "string"}},
+    },
+}
+TYPED_TOOL = {"type": "function", "function": {"name": "f", "description": " Many types.\n", "parameters": TYPES}}
+BARE_TOOL = {"type": "function", "function": {"name": "g", "description": "", "parameters": {"properties": {}}}}
+SWITCHES = {
+    "enable_thinking": True,
+    "thinking": True,
+    "thinking_budget": 600,
+    "builtin_tools": ["weather", "code_interpreter"],
+    "date_string": "1 Jan 2020",
+    "keep_past_thinking": True,
+    "add_vision_id": True,
+    "safety_mode": "strict",
+    "categories": {"A": "all"},
+}
 # Of each: the messages, and what else the template is given.
 CONVERSATIONS = {
     "one question": ([{"role": "user", "content": "Who are you?"}], {}),
@@ -93,6 +121,60 @@ CONVERSATIONS = {
         [{"role": "user", "content": "Which?"}],
         {"documents": [{"title": "one", "text": "1"}, {"text": "2"}], "controls": {"citations": True}},
     ),
+    "calls side by side": (
+        [
+            {"role": "user", "content": "And there?"},
+            {"role": "assistant", "content": "", "tool_calls": PARALLEL_CALLS},
+            *({"role": "tool", "content": f"{n} °C", "tool_call_id": f"call_{n}_xyz"} for n in range(3)),
+        ],
+        {"tools": [TYPED_TOOL, WEATHER, BARE_TOOL]},
+    ),
+    "arguments of every type": (
+        [
+            TOOL_TURNS[0],
+            {
+                "role": "assistant",
+                "content": "I ask.",
+                "reasoning_content": " Where? ",
+                "tool_calls": [
+                    {
+                        "function": {
+                            "name": "f",
+                            "arguments": {"a": 1.0, "b": None, "c": [True, "é"], "d": {"z": 1, "a": ""}},
+                        }
+                    }
+                ],
+            },
+            {"role": "tool", "content": [{"type": "text", "text": "rain"}], "name": "f"},
+            {"role": "assistant", "content": "<think>\nwet\n</think>\n\nIt rains.\n"},
+            {"role": "user", "content": "Thanks /think"},
+        ],
+        {"tools": [TYPED_TOOL], "documents": []},
+    ),
+    "switches": (TOOL_TURNS, SWITCHES | {"tools": [WEATHER]}),
+    "no budget": ([{"role": "user", "content": "Quick! /no_think"}], {"thinking_budget": 0, "enable_thinking": False}),
+    "a developer, a name, functions": (
+        [
+            {"role": "developer", "content": "Obey."},
+            {"role": "system", "content": "Also.", "functions": "[f]", "tools": "[g]"},
+            {"role": "user", "content": "a", "name": "Ann"},
+            {"role": "assistant", "content": "b", "function_calls": "f()", "prefix": True},
+        ],
+        {},
+    ),
+    "a picture": (
+        [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image"},
+                    {"type": "text", "text": " What? "},
+                    {"type": "image", "image": "x.png"},
+                ],
+            }
+        ],
+        {"add_vision_id": True},
+    ),
     "two users": ([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}], {}),
     "another role": ([{"role": "narrator", "content": "Once"}], {}),
     "no role": ([{"content": "a"}], {}),
@@ -136,10 +218,10 @@ def test_a_public_template_renders_as_in_transformers(name, oracle, broken_bundl
                 texts.append(found)
             else:
                 assert isinstance(found, ChatTemplateError), (title, expected, found)
-    assert len(set(texts)) >= 5  # of 30: the test compares texts, and not only errors
+    assert len(set(texts)) >= 5  # of 42: the test compares texts, and not only errors
 
 
-@pytest.mark.parametrize("name", ["phi4", "smollm3"])
+@pytest.mark.parametrize("name", ["lfm2_tools", "phi4", "phi4_reasoning", "smollm3", "trl_generation"])
 def test_public_generation_blocks_are_those_of_transformers(name):
     utils = pytest.importorskip("transformers.utils.chat_template_utils")
     template = JinjaTemplate(TEMPLATES[name], {})
@@ -154,5 +236,5 @@ def test_public_generation_blocks_are_those_of_transformers(name):
         assert spans
 
 
-def test_there_are_twenty_templates():
-    assert len(TEMPLATES) >= 20
+def test_the_templates_are_of_many_kinds():
+    assert len(TEMPLATES) >= 60

@@ -85,7 +85,8 @@ def test_a_tokenizer_learns_from_every_source_and_from_nothing_that_is_held_out(
     assert not [text for text in texts if is_held_out(text, 0.3)]
 
 
-def test_a_share_that_holds_nothing_out_is_an_error(lines):
+def test_a_share_that_holds_nothing_out_is_an_error(lines, monkeypatch):
+    monkeypatch.setattr("train.data.split._lowest_held_out", lambda documents: ((one, False) for one in documents))
     with pytest.raises(DataError, match=r"no document is held out at a share of 1e-06: raise data\.held_out"):
         corpus(DataSection(sources=(lines("cat", 20),), held_out=1e-6, context=16))
 

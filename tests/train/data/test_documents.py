@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from train.data.documents import Completion, Conversation, read_document
+from train.data.documents import Completion, Conversation, from_alpaca, read_document
 from train.data.streams import StreamEncoder
 from train.data.tokenizer import CorpusTokenizer
 from train.errors import DataError
@@ -27,6 +27,33 @@ def test_sharegpt_is_the_conversation_that_it_spells():
     assert document({"conversations": turns}, "conversations") == Conversation(CHAT)
     with pytest.raises(DataError, match=r"line 7: a message is from 'narrator'; known are human, "):
         document({"conversations": [{"from": "narrator", "value": "x"}]}, "conversations")
+
+
+def test_names_of_roles_stand_for_others():
+    turns = [{"from": "narrator", "value": "x"}, {"from": "gpt", "value": "y"}]
+    roles = {"narrator": "user"}
+    expected = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    assert document({"conversations": turns}, "conversations", roles=roles) == Conversation(expected)
+    with pytest.raises(
+        DataError, match=r"if it is the assistant set the source's roles = \{ \"my bot\" = \"assistant\" \}"
+    ):
+        document({"conversations": [{"from": "my bot", "value": "x"}]}, "conversations")
+
+
+def test_alpaca_is_a_question_and_its_answer():
+    row = {"instruction": "Add.", "input": "2 2", "output": "4"}
+    user, assistant = {"role": "user", "content": "Add.\n\n2 2"}, {"role": "assistant", "content": "4"}
+    assert from_alpaca(row, "here") == {"messages": [user, assistant]}
+    system = {"role": "system", "content": "Be brief."}
+    assert from_alpaca(row | {"input": "", "system": "Be brief."}, "here") == {
+        "messages": [system, user | {"content": "Add."}, assistant]
+    }
+    with pytest.raises(DataError, match=r"here has no field 'output'"):
+        from_alpaca({"instruction": "Add."}, "here")
+    with pytest.raises(DataError, match="here: 'input' is not a text"):
+        from_alpaca(row | {"input": 4}, "here")
+    with pytest.raises(DataError, match='for rows of instruction, input and output set format = "alpaca"'):
+        document(row)
 
 
 def test_text_parts_are_the_text_that_a_template_makes_of_them():

@@ -173,6 +173,10 @@ def test_a_row_that_the_template_refuses_is_unmaskable_and_a_bound_is_not(tokeni
     with pytest.raises(DataError, match=r"^a, line 7: .*far too large") as error:
         learned(tokenizer, "{{ 'a' * 20000000000 }}", TURNS)
     assert not isinstance(error.value, UnmaskableError)
+    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    with pytest.raises(DataError, match=r"^a, line 7: .*does too much work") as error:
+        learned(tokenizer, loops, TURNS)
+    assert not isinstance(error.value, UnmaskableError)
 
 
 def corpus_of(tmp_path, rows, source, tokenizer, on_unmaskable="skip", **options):

@@ -2,9 +2,12 @@
 memory, and never another recipe's."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +22,7 @@ from train.errors import DataError
 from train.run.folder import RunFolder
 from train.setup import make_tokenizer, start_run
 
+REPOSITORY = Path(__file__).parents[3]
 SCRIPT = """
 import sys, json, train.data.corpus, train.data.shards
 from train.config import Recipe
@@ -26,7 +30,9 @@ from train.data.tokenizer import CorpusTokenizer
 train.data.corpus.CHUNK_CHARACTERS = train.data.shards.CHUNK_CHARACTERS = 2000
 recipe = Recipe.from_dict(json.loads(sys.argv[1]))
 tokenizer = CorpusTokenizer.load(recipe.tokenizer.path, recipe.tokenizer)
-train.data.shards.TokenFolder(sys.argv[2]).make(recipe.data, tokenizer, 0)
+
+if __name__ == "__main__":
+    train.data.shards.TokenFolder(sys.argv[2]).make(recipe.data, tokenizer, 0, workers=int(sys.argv[3]))
 """
 
 
@@ -85,7 +91,7 @@ def test_shards_give_the_batches_that_memory_gives(recipe, tmp_path, small_chunk
 
 def test_a_killed_run_goes_on_and_leaves_the_same_bytes(recipe, tmp_path, small_chunks):
     undisturbed = make(recipe, tmp_path / "undisturbed")
-    command = [sys.executable, "-c", SCRIPT, json.dumps(recipe.to_dict()), str(tmp_path / "killed")]
+    command = [sys.executable, "-c", SCRIPT, json.dumps(recipe.to_dict()), str(tmp_path / "killed"), "1"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     shards = tmp_path / "killed" / "shards"
     while len(list(shards.glob("*.json"))) < 4 and process.poll() is None:
@@ -102,6 +108,58 @@ def test_a_killed_run_goes_on_and_leaves_the_same_bytes(recipe, tmp_path, small_
 def test_several_workers_leave_the_same_bytes(recipe, tmp_path, small_chunks):
     alone, several = (make(recipe, tmp_path / str(workers), workers=workers) for workers in (1, 2))
     assert files(alone.path) == files(several.path)
+
+
+def test_limits_leave_the_same_tokens_for_any_number_of_workers(recipe, tmp_path, small_chunks, monkeypatch):
+    monkeypatch.setattr("train.data.corpus.MIN_CHUNK_CHARACTERS", 2000)
+    values = recipe.to_dict()
+    first, second = values["data"]["sources"]
+    values["data"]["sources"] = [first | {"max_tokens": 3000}, second | {"max_documents": 20}]
+    limited = Recipe.from_dict(values)
+    tokenizer = make_tokenizer(limited)
+    in_memory = build_corpus(limited.data, tokenizer, 0)
+    whole = build_corpus(recipe.data, tokenizer, 0)
+    texts, chats = in_memory.sources
+    assert 2700 < texts.train_tokens <= 3000
+    assert sum(len(stream.documents) for stream in (*chats.train, *chats.held_out)) == 20
+    learned = [ids for source in (texts, whole.sources[0]) for stream in source.train for ids in stream.texts()]
+    count = sum(len(stream.documents) for stream in texts.train)
+    assert learned[:count] == learned[count : 2 * count]  # the first documents, in their order
+    for workers in (1, 2):
+        folder = make(limited, tmp_path / str(workers), workers=workers)
+        assert folder.corpus(limited.data, tokenizer, 0).fingerprint() == in_memory.fingerprint()
+        assert folder.index()["sources"][0]["train_tokens"] == texts.train_tokens
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_outlives_its_parent(recipe, tmp_path, number):
+    script = tmp_path / "tokenize_it.py"  # workers import their parent's main module
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), json.dumps(recipe.to_dict()), str(tmp_path / "killed"), "2"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    shards = tmp_path / "killed" / "shards"
+    while not list(shards.glob("*.json")) and process.poll() is None:
+        time.sleep(0.005)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.is_file():
+        process.kill()
+        pytest.skip("this system does not tell a process's children")
+    pids = children.read_text().split()
+    process.send_signal(number)
+    process.wait()
+    assert len(pids) >= 2
+    deadline = time.monotonic() + 20
+    while any(map(is_running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not [pid for pid in pids if is_running(pid)]
+
+
+def is_running(pid):
+    """Whether a process exists and is not a zombie that its new parent has yet to collect."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_worker_needs_no_torch():

@@ -39,6 +39,16 @@ def json_lines(rows):
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
+def test_a_json_list_of_alpaca_rows_is_conversations(file):
+    rows = [{"instruction": "Hi", "input": "", "output": "Hello."}, {"instruction": "Hi", "output": "Hello."}]
+    assert read(file("a.json", json.dumps(rows)), format="alpaca") == [Conversation(CHAT)] * 2
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_limit_of_documents_takes_the_first(file, limit):
+    assert read(file("a.jsonl", json_lines(ROWS)), max_documents=limit) == ["one", "two\nlines"][:limit]
+
+
 def test_a_text_file_is_split_at_ends_of_text(file):
     path = file("a.txt", "one\r\nand a half\n<|endoftext|>\ntwo\n<|endoftext|>\n\n<|endoftext|>three")
     assert read(path) == ["one\nand a half", "two", "three"]

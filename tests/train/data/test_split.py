@@ -34,6 +34,19 @@ def test_copies_lie_on_the_same_side():
     assert len(sides) == 1
 
 
+def test_a_small_source_holds_out_its_lowest_hash_and_never_everything():
+    documents = [f"Document number {number}." for number in range(30)]
+    [only] = held_out(documents, 1e-9)
+    assert {only} == held_out(reversed(documents), 1e-9)
+    share = next(power for exponent in range(64) if is_held_out(only, power := 2.0 ** (exponent - 63)))
+    assert not [document for document in documents if document != only and is_held_out(document, share / 2)]
+    assert held_out(["the same"] * 30, 1e-9) == set()
+
+
+def test_a_share_of_nothing_holds_nothing_out():
+    assert list(split_documents(["one document"], 0)) == [("one document", False)]
+
+
 def test_conversations_are_split_by_what_is_said():
     said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     reordered = [{"content": message["content"], "role": message["role"]} for message in said]

@@ -72,3 +72,14 @@ def test_truncation_and_padding_that_a_file_stores_are_ignored(tmp_path, shared_
     tokenizer.enable_truncation(4) if stored == "truncation" else tokenizer.enable_padding(length=128)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     assert load_tokenizer(tmp_path).encode(text).ids == expected
+
+
+def test_settings_with_a_byte_order_mark_are_read_and_deep_ones_are_one_line(tokenizer, tmp_path):
+    CorpusTokenizer(tokenizer).save(tmp_path, max_length=64)
+    path = tmp_path / "tokenizer_config.json"
+    expected = CorpusTokenizer.load(tmp_path)
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert CorpusTokenizer.load(tmp_path).separator == expected.separator
+    path.write_text('{"a":' * 100_000)
+    with pytest.raises(DataError, match=r"^[^\n]*(nested too deeply|not readable)[^\n]*$"):
+        CorpusTokenizer.load(tmp_path)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ from model import load_checkpoint
 from tests.train.conftest import TINY_SHAPE
 from train.config import read_recipe
 from train.loop import train
+from train.resume import resume_run
 from train.run.folder import RunFolder
 from train.run.metrics import read_metrics
-from train.setup import resume_run, start_run
+from train.setup import start_run
 
 REPOSITORY = Path(__file__).parents[3]
 RECIPE = f"""
@@ -48,7 +50,7 @@ threads = 1
 """
 
 
-STEPS = 12
+STEPS, BEFORE_DECAY = 12, 7
 
 
 def torchrun(*arguments):
@@ -64,7 +66,7 @@ def train_alone(folder, name, *overrides):
 
 
 def lose_last_state(path):
-    """What is left of a run is then of step 6."""
+    """What is left of a run is then of the step before the decay."""
     for file in (path / "state" / f"step-{STEPS:08d}").iterdir():
         file.unlink()
 
@@ -107,11 +109,11 @@ def test_two_processes_give_the_curve_of_one(folder, name):
 def test_one_process_goes_on_from_the_state_of_two(folder, name):
     lose_last_state(folder / name)
     resumed = resume_run(RunFolder(folder / name))
-    assert (resumed.step, resumed.ranks.world_size) == (6, 1)
+    assert (resumed.step, resumed.ranks.world_size) == (BEFORE_DECAY, 1)
     train(resumed)
     assert curve(folder / name) == pytest.approx(curve(folder / "alone"), abs=1e-4)
     sessions = json.loads((folder / name / "run.json").read_text())["sessions"]
-    assert [(session["from_step"], session["world_size"]) for session in sessions] == [(0, 2), (6, 1)]
+    assert [(session["from_step"], session["world_size"]) for session in sessions] == [(0, 2), (BEFORE_DECAY, 1)]
 
 
 def test_muon_over_split_matrices_is_muon(folder):
@@ -133,5 +135,50 @@ def test_torchrun_runs_the_command_line(folder):
         "-m", "train", "run", folder / "recipe.toml", "--out", folder / "odd", "--set", "data.batch_size=3"
     )
     assert refused.returncode != 0
-    assert "error: 2 processes cannot share data.batch_size 3 evenly" in refused.stderr
+    assert refused.stderr.count("error: 2 processes cannot share data.batch_size 3 evenly") == 1
     assert not (folder / "odd").exists()
+
+
+def launched(*arguments):
+    command = [sys.executable, "-m", "train", *map(str, arguments), "--processes", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+@pytest.mark.slow
+def test_our_launcher_trains_and_passes_a_signal_on(folder):
+    out = folder / "launched"
+    process = launched("run", folder / "recipe.toml", "--out", out, "--set", "schedule.steps=100000")
+    for line in process.stderr:
+        if line.startswith("step 6:"):
+            process.send_signal(signal.SIGTERM)
+            break
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, stderr
+    assert "continue with: python -m train resume" in stderr
+    expected = {step: loss for step, loss in curve(folder / "alone").items() if step <= 6}
+    assert {step: loss for step, loss in curve(out).items() if step <= 6} == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_an_error_of_several_processes_is_one_line(folder):
+    refused = launched("run", folder / "recipe.toml", "--out", folder / "odd", "--set", "data.batch_size=3")
+    stdout, stderr = refused.communicate(timeout=60)
+    assert (refused.returncode, stdout) == (1, "")
+    assert stderr.splitlines() == ["error: 2 processes cannot share data.batch_size 3 evenly: make it a multiple of 2"]
+    assert not (folder / "odd").exists()
+
+
+@pytest.mark.slow
+def test_processes_whose_launcher_was_killed_stop(folder):
+    out = folder / "orphans"
+    process = launched("run", folder / "recipe.toml", "--out", out, "--set", "schedule.steps=100000")
+    for line in process.stderr:
+        if line.startswith("step 6:"):
+            process.kill()
+            break
+    rest = process.stderr.read()  # until the last process has closed it
+    assert "stopped at step" in rest
+    process.communicate()

@@ -8,8 +8,9 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 from train.config import read_recipe
 from train.distributed.ranks import leave_ranks
 from train.loop import train
+from train.resume import resume_run
 from train.run.folder import RunFolder
-from train.setup import resume_run, start_run
+from train.setup import start_run
 
 RUNS = {
     "ddp": ["machine.sharding=ddp", "machine.micro_batch_size=1"],

@@ -1,5 +1,7 @@
 """Train a tiny model twice: undisturbed, and killed ten times (SIGKILL) at random moments, and resumed each time.
 
+With the argument `streamed` its data are a mixture of a stream that is read meanwhile, up to a limit, and of a file.
+
 Each attempt is a fork of this process, so that ten of them take seconds; it has run no threads when it forks.
 """
 
@@ -17,12 +19,15 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 from tests.train.conftest import TINY_SHAPE
 from train.config import Recipe
 from train.loop import train
+from train.resume import resume_run
 from train.run.folder import RunFolder
-from train.setup import resume_run, start_run
+from train.setup import start_run
 
 KILLS, STEPS = 10, 60
-RECIPE = Recipe.from_dict(
-    {
+
+
+def recipe(parent, *, streamed):
+    values = {
         "model": {"preset": "tiny", "overrides": TINY_SHAPE},
         "tokenizer": {"vocab_size": 400},
         "data": {"documents": 60, "held_out": 0.05, "context": 48, "batch_size": 2},
@@ -31,7 +36,12 @@ RECIPE = Recipe.from_dict(
         "run": {"evaluate_every": 5, "sample_every": 0, "save_every": 3},
         "machine": {"device": "cpu", "threads": 1},
     }
-)
+    if streamed:
+        book = parent / "book.jsonl"
+        book.write_text("".join(json.dumps({"text": f"Page {n} of the book."}) + "\n" for n in range(200)))
+        stories = {"path": "stories", "stream": True, "max_documents": 50, "max_tokens": 2500, "weight": 3}
+        values["data"] |= {"sources": [stories, {"path": str(book), "weight": 1}], "shuffle_rows": 25}
+    return Recipe.from_dict(values)
 
 
 def forked(work):
@@ -44,8 +54,8 @@ def forked(work):
     return pid
 
 
-def start(folder):
-    return lambda: train(start_run(RECIPE, RunFolder(folder)))
+def start(recipe, folder):
+    return lambda: train(start_run(recipe, RunFolder(folder)))
 
 
 def resume(folder):
@@ -72,16 +82,17 @@ def kill_once(folder, work, dice):
     return exit_code(pid) == -signal.SIGKILL
 
 
-def main(parent):
+def main(parent, kind=""):
+    made = recipe(parent, streamed=kind == "streamed")
     undisturbed, killed = parent / "undisturbed", parent / "killed"
-    assert exit_code(forked(start(undisturbed))) == 0
-    dice, kills, work = random.Random(), 0, start(killed)
+    assert exit_code(forked(start(made, undisturbed))) == 0
+    dice, kills, work = random.Random(), 0, start(made, killed)
     while kills < KILLS:
         kills += kill_once(killed, work, dice)
         work = resume(killed)
         if lines(killed) >= STEPS - 5:  # too few steps are left for the kills that are: another run
             shutil.rmtree(killed)
-            kills, work = 0, start(killed)
+            kills, work = 0, start(made, killed)
     assert exit_code(forked(work)) == 0
 
     def same(name):
@@ -100,4 +111,4 @@ def main(parent):
     print(json.dumps(report))
 
 
-main(Path(sys.argv[1]))
+main(Path(sys.argv[1]), *sys.argv[2:])

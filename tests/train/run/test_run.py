@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from train.data.streams import StreamEncoder
 from train.errors import DataError, RecipeError, RunError
 from train.evaluate import count_bytes, held_out_loss, sample_text
 from train.loop import train
+from train.resume import resume_run
 from train.run.folder import RunFolder
 from train.run.metrics import read_metrics
-from train.setup import resume_run
 
 
 def losses(run):
@@ -118,6 +119,17 @@ def test_a_line_a_step_with_all_metrics(tiny_run):
     assert all({"loss", "lr", "grad_norm", "tokens_per_second"} <= line.keys() for line in lines)
     assert [line["step"] for line in lines if "held_out_loss" in line] == [10, 20]
     assert lines[0]["lr"] == pytest.approx(1e-2 / 4)
+
+
+def test_a_log_gets_whole_lines_with_loss_and_tokens_a_second(tiny_run, monkeypatch, capsys):
+    monkeypatch.setattr("runtime.progress.SECONDS_BETWEEN_LINES", 0.0)
+    train(tiny_run())
+    lines = capsys.readouterr().err.splitlines()
+    bars = [line for line in lines if line.startswith("train: ")]
+    assert bars
+    assert re.fullmatch(r"train: \d+ of 20 steps in \S+, \S+ left, loss \d\.\d{3}, [\d,]+ tokens/s", bars[-1])
+    assert sum(line.startswith("step ") for line in lines) == 2  # its two evaluations
+    assert not any("\r" in line or "\x1b" in line for line in lines)
 
 
 def test_transformers_loads_the_checkpoint_and_computes_the_same(tiny_run):
@@ -272,11 +284,12 @@ def test_a_run_folder_explains_itself(tiny_run):
     assert second["machine"]["micro_batch_size"] == 1
 
 
-def test_a_run_goes_on_with_its_recipe_on_another_machine_alone(tiny_run):
+def test_a_resumed_run_keeps_what_decides_its_model(tiny_run):
     run = tiny_run()
     run.save()
-    with pytest.raises(RecipeError, match=r"only machine\.\* can change, not 'optimizer.lr=1'"):
-        resume_run(run.folder, ["optimizer.lr=1"])
+    for override in ("optimizer.lr=1", "data.context=8", "run.seed=3", "model.preset=tiny"):
+        with pytest.raises(RecipeError, match=rf"only machine, schedule, run can change, not '{override}'"):
+            resume_run(run.folder, [override])
     with pytest.raises(RecipeError, match=r"did you mean machine\.threads\?"):
         resume_run(run.folder, ["machine.thread=1"])
 
@@ -286,6 +299,18 @@ def test_a_device_that_is_not_there_is_an_error(tiny_run):
         pytest.skip("there is a GPU")
     with pytest.raises(RecipeError, match=r"machine\.device is cuda, but torch finds no GPU"):
         tiny_run(machine={"device": "cuda"})
+
+
+def test_samples_begin_with_the_prompts_of_the_recipe_and_may_outgrow_the_context(tiny_run):
+    often = {"sample_every": 20, "evaluate_every": 0, "save_every": 0}
+    run = tiny_run(
+        run=often | {"sample_prompts": ["Once there was"], "sample_tokens": 150, "sample_sliding_window": True}
+    )
+    run.model.config = run.model.config.replace(eos_token_id=None)
+    train(run)
+    [path] = (run.folder.path / "samples").iterdir()
+    assert path.read_text().startswith("<|endoftext|>Once there was")
+    assert len(run.tokenizer.encode(path.read_text()).ids) > 2 * run.model.config.max_position_embeddings
 
 
 def test_bits_a_byte_are_nats_a_token_in_other_units(tiny_run):

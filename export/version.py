@@ -1,3 +1,0 @@
-"""SmolText's version, written into the artifacts that it makes."""
-
-VERSION = "0.1.0"
