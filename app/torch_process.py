@@ -86,9 +86,8 @@ class TorchProcess:
         try:
             told = -1
             while told:
-                async with self._moved:
-                    await self._moved.wait_for(lambda before=told: self._line.index(ticket) != before)
-                if told := self._line.index(ticket):
+                told = await self._next_place(ticket, told)
+                if told:
                     yield {"queue": told}
             if self._process is None or self._process.returncode is not None:
                 yield {"loading": "PyTorch"}
@@ -122,6 +121,12 @@ class TorchProcess:
         if not isinstance(source, str) or not (Path(source) / "config.json").is_file():
             return None
         return Path(source).resolve()
+
+    async def _next_place(self, ticket: object, told: int) -> int:
+        """The place in line once it is another one; 0 for the first, whose turn it is."""
+        async with self._moved:
+            await self._moved.wait_for(lambda: self._line.index(ticket) != told)
+        return self._line.index(ticket)
 
     async def _next(self) -> None:
         """Let the next one in line begin."""

@@ -17,7 +17,7 @@ from app.api.errors import api_error
 from app.api.streaming import EventStream
 from app.generation import Events, PageText, figures
 from app.loss_curve import loss_curve
-from app.reproduce import command_line, python_lines
+from app.reproduce import Reproduction
 from app.service import PageService, page_service
 from app.tabs.compare import messages, single_prompt
 from app.tokens import pieces
@@ -59,11 +59,14 @@ async def reproduce(request: Request, wish: Annotated[PromptWish, Body()]) -> Re
     text = PageText(service.models, wish, single_prompt(wish), service.limits)
     _, options, _ = await found.engine.prepare(lambda: text.plan(found.model))
     given = wish.sampling.given() | {"max_new_tokens": options.max_new_tokens}
-    arguments = (service.source, wish.precision or service.models.default, given)
-    prompt = {"prompt": wish.text, "messages": messages(wish) if wish.as_question else ()}
-    return JSONResponse(
-        {"command_line": command_line(*arguments, **prompt), "python": python_lines(*arguments, **prompt)}
+    wanted = Reproduction(
+        service.source,
+        wish.precision or service.models.default,
+        given,
+        wish.text,
+        messages(wish) if wish.as_question else (),
     )
+    return JSONResponse({"command_line": wanted.command_line(), "python": wanted.python_lines()})
 
 
 @router.post("/page/measure")
