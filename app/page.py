@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
@@ -23,7 +24,7 @@ from runtime.sampling.options import SamplingOptions
 from runtime.text.chat_template import ChatTemplate
 
 STATIC = Path(__file__).with_name("static")
-FIELDS = {
+FIELDS: dict[str, type[BaseModel]] = {
     "/page/continue": ContinueWish,
     "/page/chat": ChatWish,
     "/page/compare": PromptWish,

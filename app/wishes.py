@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat
@@ -74,12 +74,12 @@ class Wish(Strict):
     Attributes:
         precision: None for the server's default.
         sampling: how tokens are drawn.
-        details: send tokens with their ids, their probabilities and their rivals.
+        certainty: send tokens with their probabilities and their rivals, in place of mere text.
     """
 
     precision: str | None = None
     sampling: Sampling = Field(default_factory=Sampling)
-    details: bool = False
+    certainty: bool = False
 
 
 class ContinueWish(Wish):

@@ -58,7 +58,7 @@ def messages(wish: PromptWish) -> list[PageMessage]:
 class ColumnText(PageText):
     """A column of an exported precision. Its tokens come with their ids: columns are held beside each other."""
 
-    def _event(self, model: LanguageModel, deltas: list[TextDelta]) -> Event:  # noqa: ARG002 - as PageText has it
+    def _event(self, deltas: list[TextDelta]) -> Event:
         return {"tokens": [[delta.text, delta.token_id] for delta in deltas]}
 
 
