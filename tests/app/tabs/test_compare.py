@@ -117,7 +117,8 @@ from app.wishes import PageLimits
 from runtime.bundle import Bundle
 bundle = Bundle.open({str(stories260k_bundle)!r})
 bundle = replace(bundle, manifest=dict(bundle.manifest, source={str(shared_data / "stories260k")!r}))
-site = Site(bundle, precision="int8", settings=Settings(name="a", slots=1, queue=1), page_limits=PageLimits(), threads=1)
+settings = Settings(name="a", slots=1, queue=1)
+site = Site(bundle, precision="int8", settings=settings, page_limits=PageLimits(), threads=1)
 with TestClient(site) as client:
     wish = {{"text": "Once", "precision": "pytorch", "sampling": {{"max_new_tokens": 4}}}}
     assert '"end"' in client.post("/page/compare", json=wish).text
