@@ -58,10 +58,12 @@ class Prompt:
     Attributes:
         ids: its tokens.
         dropped_messages: of a conversation, those that had no room.
+        reuse: begin with what an earlier text has computed; without it, times are those of the whole prompt.
     """
 
     ids: list[int]
     dropped_messages: int = 0
+    reuse: bool = True
 
 
 MakePrompt = Callable[[LanguageModel, SamplingOptions], Prompt]
@@ -135,21 +137,27 @@ class PageText:
             self.close()
 
     def _prepare(self, model: LanguageModel, text: ServedText) -> Event:
+        prompt, options, start = self.plan(model)
+        text.request = model.text_request(prompt.ids, options, reuse_prompt=prompt.reuse, on_delta=text.take)
+        if self._wish.certainty:
+            self._certainty = Certainty(model.tokenizer, prompt.ids)
+        return start
+
+    def plan(self, model: LanguageModel) -> tuple[Prompt, SamplingOptions, Event]:
+        """The prompt, the options with the length that there is room for, and what the page is told of both."""
         options = sampling_options(model, self._wish.sampling)
         prompt = self._make_prompt(model, options)
         context = model.session.shape.max_position_embeddings
         limit = self._limit(options, len(prompt.ids), context)
         options = replace(options, max_new_tokens=limit, top_logprobs=TOP_LOGPROBS if self._wish.certainty else None)
-        text.request = model.text_request(prompt.ids, options, on_delta=text.take)
-        if self._wish.certainty:
-            self._certainty = Certainty(model.tokenizer, prompt.ids)
-        return {
+        start = {
             "prompt_tokens": len(prompt.ids),
             "limit_tokens": limit,
             "context_tokens": context,
             "dropped_messages": prompt.dropped_messages,
             "seed": options.seed,
         }
+        return prompt, options, start
 
     def _limit(self, options: SamplingOptions, prompt_tokens: int, context: int) -> int:
         most = self._limits.prompt_tokens

@@ -16,8 +16,8 @@ from starlette.staticfiles import StaticFiles
 
 from app.api.errors import INVALID, ApiError, api_error, validation_error
 from app.service import PageService, page_service
-from app.tabs import chat, model, write
-from app.wishes import ChatWish, ContinueWish, MeasureWish, TokenizeWish, controls
+from app.tabs import chat, compare, model, write
+from app.wishes import ChatWish, ContinueWish, MeasureWish, PromptWish, TokenizeWish, controls
 from runtime.errors import ChatTemplateError, MissingDependencyError, SmolTextError
 from runtime.precisions import PRECISIONS
 from runtime.sampling.options import SamplingOptions
@@ -27,6 +27,8 @@ STATIC = Path(__file__).with_name("static")
 FIELDS: dict[str, type[BaseModel]] = {
     "/page/continue": ContinueWish,
     "/page/chat": ChatWish,
+    "/page/compare": PromptWish,
+    "/page/reproduce": PromptWish,
     "/page/tokenize": TokenizeWish,
     "/page/measure": MeasureWish,
 }
@@ -51,7 +53,7 @@ def build_page(service: PageService) -> FastAPI:
     app.state.document = _document(service)
     app.add_api_route("/", _index, methods=["GET", "HEAD"])
     app.add_api_route("/page/state", _state, methods=["GET"])
-    for tab in (write, chat, model):
+    for tab in (write, chat, compare, model):
         app.include_router(tab.router)
     app.mount("/static", StaticFiles(directory=STATIC))
     return app

@@ -101,10 +101,25 @@ class ChatWish(Wish):
     messages: Annotated[list[PageMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
 
 
+class PromptWish(Wish):
+    """A prompt by itself, without a conversation around it.
+
+    Attributes:
+        text: what to continue; an empty one starts from the BOS token.
+        as_question: put it through the chat template, as a user's first message.
+        system: the message before it, which the chat template alone knows.
+    """
+
+    text: str = ""
+    as_question: bool = False
+    system: str = ""
+
+
 class TokenizeWish(Strict):
-    """A text to be shown in tokens."""
+    """A text to be shown in tokens; `as_question`, as the chat template writes it."""
 
     text: Annotated[str, Field(max_length=20_000)]
+    as_question: bool = False
 
 
 class MeasureWish(Strict):
