@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from gradio.events import api
 from pydantic import BaseModel, ValidationError
 
-from app.api.errors import api_error, validation_error
+from app.api.errors import api_error, log_fault, validation_error
 from app.generation import Events, MakePrompt, PageText
 from app.gradio_gate import GradioGate, Listeners
 from app.page import page_facts
@@ -31,6 +31,8 @@ from app.wishes import ChatWish, ContinueWish, MeasureWish, PromptWish, Tokenize
 # How often a call looks whether its client is still there.
 LOOK_SECONDS = 0.25
 MOST_COLUMNS = 8
+# How often an idle queue looks for calls; Gradio would look a thousand times a second.
+IDLE_SECONDS = 0.02
 
 Options = dict[str, Any]
 Row = dict[str, Any]
@@ -44,11 +46,12 @@ async def gradio_endpoints(service: PageService) -> AsyncIterator[GradioGate]:
     """Gradio's application of the endpoints, behind its gate, on the running event loop."""
     listeners = Listeners()
     calls = Endpoints(service, listeners)
-    with gr.Blocks(mode="server", title=service.name, analytics_enabled=False) as blocks:
+    with QuietBlocks(mode="server", title=service.name, analytics_enabled=False) as blocks:
         for function in (calls.continue_text, calls.chat, calls.compare, calls.tokenize, calls.measure, calls.models):
             # The engine's queue is the one that is bounded; nobody waits in Gradio's.
             api(function, api_name=function.__name__, concurrency_limit=None)
     blocks.queue(api_open=False)
+    _calm(blocks)
     host = FastAPI()
     gr.mount_gradio_app(host, blocks, path="/", footer_links=[], run_history=False, ssr_mode=False, mcp_server=False)
 
@@ -58,6 +61,30 @@ async def gradio_endpoints(service: PageService) -> AsyncIterator[GradioGate]:
 
     async with host.router.lifespan_context(host):
         yield GradioGate(host, listeners, session_of)
+
+
+class QuietBlocks(gr.Blocks):
+    """Blocks that say what is wrong with a call to its client alone. Gradio would print where it found out."""
+
+    async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """See gr.Blocks."""
+        try:
+            result: dict[str, Any] = await super().process_api(*args, **kwargs)
+        except gr.Error:
+            raise
+        except Exception as error:  # noqa: BLE001 - wrong values are found out anywhere
+            if not isinstance(error, (TypeError, ValueError)):
+                log_fault(error)
+            raise _error("the call does not fit the endpoint: see view_api(), or /gradio_api/info") from None
+        return result
+
+
+def _calm(blocks: gr.Blocks) -> None:
+    """Spare what Gradio's queue does for its own page: nobody asks for statistics, which cost an import of pandas."""
+    queue = blocks._queue  # noqa: SLF001 - it has no settings
+    queue.compute_analytics_summary = lambda _: {}  # type: ignore[method-assign]
+    queue.ANALYTICS_MAX_EVENTS = 1
+    queue.sleep_when_free, queue.progress_update_sleep_when_free = IDLE_SECONDS, 10 * IDLE_SECONDS
 
 
 def gives(kind: Any) -> Callable[[Function], Function]:
@@ -210,6 +237,8 @@ async def _enter(service: PageService, client: str) -> None:
 
 def _sampling(options: Options | None, **named: Any) -> Options:
     """Sampling options: those by name go before."""
+    if options is not None and not isinstance(options, dict):
+        raise _error("options: give sampling options by name, such as {'top_p': 0.9}")
     return (options or {}) | {name: value for name, value in named.items() if value is not None}
 
 
@@ -218,7 +247,8 @@ def _form(kind: type[Form], **fields: Any) -> Form:
     try:
         return kind(**fields)
     except ValidationError as error:
-        raise _error(str(validation_error(error.errors(), list(kind.model_fields)))) from None
+        errors = [fault | {"loc": ("body", *fault["loc"])} for fault in map(dict, error.errors())]
+        raise _error(str(validation_error(errors, list(kind.model_fields)))) from None
 
 
 async def _said(work: Coroutine[Any, Any, Result]) -> Result:
