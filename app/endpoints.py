@@ -247,7 +247,7 @@ def _form(kind: type[Form], **fields: Any) -> Form:
     try:
         return kind(**fields)
     except ValidationError as error:
-        errors = [fault | {"loc": ("body", *fault["loc"])} for fault in map(dict, error.errors())]
+        errors = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]
         raise _error(str(validation_error(errors, list(kind.model_fields)))) from None
 
 

@@ -121,7 +121,7 @@ class Site:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
-        self._service.torch.close()
+        await self._service.torch.close()
         await self.models.close()
         await send({"type": "lifespan.shutdown.complete"})
 

@@ -47,7 +47,7 @@ class TorchProcess:
         self._process: Process | None = None
         self._line: list[object] = []
         self._moved = asyncio.Condition()
-        self._idle: asyncio.TimerHandle | None = None
+        self._idle: asyncio.Task[None] | None = None
 
     @cached_property
     def missing(self) -> str | None:
@@ -102,18 +102,23 @@ class TorchProcess:
             yield message
         finally:
             if self._line[0] is ticket and not is_whole:
-                self.close()  # the one way to end a pass under way
+                await asyncio.shield(self.close())  # the one way to end a pass under way
             self._line.remove(ticket)
             await asyncio.shield(self._next())
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the process."""
-        if self._idle is not None:
-            self._idle.cancel()
+        self._stay()
+        await self._end()
+
+    async def _end(self) -> None:
         process, self._process = self._process, None
-        if process is not None and process.returncode is None:
+        if process is not None:
             with suppress(ProcessLookupError):
                 process.kill()
+            if process.stdin is not None:
+                process.stdin.close()
+            await process.wait()
 
     @cached_property
     def _checkpoint(self) -> Path | None:
@@ -133,11 +138,20 @@ class TorchProcess:
         async with self._moved:
             self._moved.notify_all()
         if not self._line:
-            self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.close)
+            self._idle = asyncio.create_task(self._end_when_idle())
 
-    async def _started(self) -> Process:
+    async def _end_when_idle(self) -> None:
+        await asyncio.sleep(IDLE_SECONDS)
+        await self._end()
+
+    def _stay(self) -> None:
+        """Do not end for being idle."""
         if self._idle is not None:
             self._idle.cancel()
+            self._idle = None
+
+    async def _started(self) -> Process:
+        self._stay()
         if self._process is not None and self._process.returncode is None:
             return self._process
         available = available_bytes()
