@@ -23,7 +23,7 @@ export class MessageView {
     const isQuestion = node.role === "user";
     this.element = isQuestion
       ? el("article", { class: "question", "aria-label": "You" }, this.text, this.actions)
-      : el("article", { class: "answer", "aria-label": "Answer" }, this.text, el("div", { class: "foot" }, this.actions, this.cost));
+      : el("article", { class: "answer", "aria-label": "Answer" }, this.text, el("div", { class: "foot" }, this.cost, this.actions));
     if (isQuestion) this.showQuestion();
   }
 
