@@ -48,7 +48,7 @@ async def tokenize(request: Request, wish: Annotated[TokenizeWish, Body()]) -> R
     """The tokens of a text, with their ids."""
     models = page_service(request).models
     found = await models.get(models.default)
-    return JSONResponse(await found.engine.prepare(lambda: _tokens(found.model, wish)))
+    return JSONResponse(await found.engine.prepare(lambda: tokens_of(found.model, wish)))
 
 
 @router.post("/page/reproduce")
@@ -75,7 +75,7 @@ async def measure(request: Request, wish: Annotated[MeasureWish, Body()]) -> Res
     service = page_service(request)
     client = request.client.host if request.client else ""
     service.visitors.enter(client, service.limits.texts)
-    return EventStream(_measure(service, wish), partial(service.visitors.leave, client))
+    return EventStream(measured(service, wish), partial(service.visitors.leave, client))
 
 
 def _card(service: PageService) -> dict[str, Any]:
@@ -119,7 +119,8 @@ def _license(bundle: Bundle) -> str | None:
     return named[0] if named else None
 
 
-def _tokens(model: LanguageModel, wish: TokenizeWish) -> dict[str, Any]:
+def tokens_of(model: LanguageModel, wish: TokenizeWish) -> dict[str, Any]:
+    """The pieces of a text with their token ids, and its size."""
     text = wish.text
     if wish.as_question:
         text = model.chat_template.render([{"role": "user", "content": text}])
@@ -132,7 +133,8 @@ def _tokens(model: LanguageModel, wish: TokenizeWish) -> dict[str, Any]:
     }
 
 
-async def _measure(service: PageService, wish: MeasureWish) -> Events:
+async def measured(service: PageService, wish: MeasureWish) -> Events:
+    """Rows of speeds, a text each, for as long as a measurement takes."""
     try:
         precision = wish.precision or service.models.default
         if service.models.state(precision) != "ready":
