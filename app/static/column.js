@@ -120,7 +120,7 @@ export class Column {
     this.element.classList.toggle("running", Boolean(this.run));
     this.own.textContent = `${SETTINGS.own}: ${describe("compare")}`;
     for (const control of [this.choice, this.settingsChoice, this.remove].filter(Boolean)) control.disabled = isBusy;
-    this.use.hidden = this.precision === PYTORCH;
+    this.use.classList.toggle("absent", this.precision === PYTORCH);
     this.use.textContent = isUsed ? "In use" : "Use this one";
     this.use.classList.toggle("in-use", isUsed);
   }

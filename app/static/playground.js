@@ -64,7 +64,7 @@ export function openPlayground() {
     made.append(el("small", { "aria-hidden": "true" }, ids.join(" ")));
     made.about = { text, ids, isSpecial };
     // A newline is told by a sign, and breaks the line of pieces as it does the text.
-    return text.endsWith("\n") && !isSpecial ? [made, el("br")] : made;
+    return text.endsWith("\n") && !isSpecial ? [made, el("span", { class: "break", role: "presentation" })] : made;
   }
 
   function tell(one) {
