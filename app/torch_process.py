@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from app.api.errors import SERVER_FAULT, ApiError
+from app.api.errors import SERVER_FAULT, ApiError, overloaded
 from runtime.bundle import Bundle
 from runtime.engine.memory import available_bytes
 from runtime.engine.threads import default_threads
@@ -28,6 +28,8 @@ WORKER = "export.torch_worker"
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Its weights leave memory after this long without a text.
 IDLE_SECONDS = 120.0
+# Texts that run or wait; more are refused.
+MOST_WAITING, RETRY_SECONDS = 8, 20
 # Its threads must not spin while they wait: beside onnxruntime's on the same cores that costs nine tenths of its speed.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 # Beside its weights in 32 bits, for torch itself.
@@ -80,10 +82,12 @@ class TorchProcess:
         Raises:
             MissingDependencyError: it cannot run here.
             OptionError: there is not enough memory for it.
-            ApiError: it failed.
+            ApiError: too many wait, or it failed.
         """
         if self.missing is not None:
             raise MissingDependencyError(f"PyTorch cannot be compared with: {self.missing}")
+        if len(self._line) >= MOST_WAITING:
+            raise overloaded(RETRY_SECONDS)
         ticket, is_whole = object(), False
         self._line.append(ticket)
         try:

@@ -1,4 +1,5 @@
 // One column of Compare: what it is to run, its text beside the first column's, and its figures.
+import { announce } from "./announce.js";
 import { nats, perplexity } from "./card.js";
 import { difference, parts } from "./difference.js";
 import { button, el, iconButton } from "./dom.js";
@@ -73,7 +74,7 @@ export class Column {
   offer(known) {
     const options = facts.precisions.map(({ name, summary: title }) => Object.assign(new Option(name, name), { title }));
     const missing = known?.pytorch.missing;
-    if (known) options.push(Object.assign(new Option("PyTorch", PYTORCH), { disabled: Boolean(missing), title: missing ?? "" }));
+    if (known) options.push(Object.assign(new Option(missing ? "PyTorch: not here" : "PyTorch", PYTORCH), { disabled: Boolean(missing), title: missing ?? "" }));
     else if (this.precision === PYTORCH) options.push(new Option("PyTorch", PYTORCH));
     this.choice.replaceChildren(...options);
     if (!options.some(({ value, disabled }) => value === this.precision && !disabled)) this.precision = facts.precision;
@@ -91,11 +92,12 @@ export class Column {
     const mine = (this.run = new Run(
       "/page/compare",
       { ...wish, precision: this.precision, sampling: { ...this.sampling(), seed } },
-      { onTokens: (tokens) => this.tokens.push(...tokens), onChange: drawn },
+      { onTokens: (tokens) => this.tokens.push(...tokens), onChange: drawn, say: () => {} },
     ));
     const figures = await mine.finish();
     this.run = null;
     this.figures = figures;
+    if (figures.error) announce(`${this.title}: ${figures.error}`);
     drawn();
     return figures;
   }
@@ -118,7 +120,7 @@ export class Column {
     this.state.classList.toggle("error", Boolean(this.figures?.error));
     this.list.replaceChildren(...this.figureList(known, fastest));
     this.element.classList.toggle("running", Boolean(this.run));
-    this.own.textContent = `${SETTINGS.own}: ${describe("compare")}`;
+    this.own.textContent = `${describe("compare")}, as set`;
     for (const control of [this.choice, this.settingsChoice, this.remove].filter(Boolean)) control.disabled = isBusy;
     this.use.classList.toggle("absent", this.precision === PYTORCH);
     this.use.textContent = isUsed ? "In use" : "Use this one";

@@ -15,6 +15,7 @@ const EXAMPLES = {
   text: ["Once upon a time, there was a little girl named Lily.", "The old lighthouse keeper had one rule:"],
 };
 const MOST = 3;
+const MOST_BYTES = 1e9; // more is not opened unasked
 const SEED_LIMIT = 2 ** 31;
 
 /** Build the tab. */
@@ -58,7 +59,8 @@ export function openCompare(panel, precision, choosePrecision) {
   /** The most exact precision beside the page's own, or beside the next one. */
   function first() {
     const names = facts.precisions.map(({ name }) => name);
-    const pair = [...new Set([names.includes("fp32") ? "fp32" : facts.precision, facts.precision, ...names])].slice(0, 2);
+    const exact = facts.precisions.find(({ name, bytes }) => name === "fp32" && bytes < MOST_BYTES)?.name ?? facts.precision;
+    const pair = [...new Set([exact, facts.precision, ...names])].slice(0, 2);
     if (pair.length === 1) pair.push(pair[0]);
     return pair.map((name, index) => ({ precision: name, settings: index && pair[0] === name ? "Greedy" : "own" }));
   }
@@ -132,7 +134,7 @@ export function openCompare(panel, precision, choosePrecision) {
     running = null;
     for (const column of columns) column.isWaiting = false;
     changed();
-    announce(isStopped ? "Stopped" : "All columns have ended");
+    if (!columns.some((column) => column.figures?.error)) announce(isStopped ? "Stopped" : "Every column has ended");
   }
 
   function stop() {
@@ -162,7 +164,7 @@ export function openCompare(panel, precision, choosePrecision) {
     main.textContent = running ? (running.run?.isQueued ? "Leave" : "Stop") : "Compare";
     main.classList.toggle("stop", Boolean(running));
     adder.disabled = Boolean(running);
-    field.placeholder = asQuestion ? "A question, asked in each column" : "A text, continued in each column";
+    field.placeholder = asQuestion ? "A question for each column" : "A text to continue";
     for (const radio of kinds.children) {
       const isChosen = (radio.dataset.kind === "question") === asQuestion;
       radio.setAttribute("aria-checked", String(isChosen));
@@ -181,7 +183,7 @@ export function openCompare(panel, precision, choosePrecision) {
     const place = columns.indexOf(running) + 1;
     if (running) return [`Column ${place} of ${columns.length}`, ...(running.run?.line() ?? [])];
     const hasText = columns.some((column) => column.tokens.length);
-    return [hasText ? `Seed ${seed} in each column` : "The same seed, one column after another"];
+    return [hasText ? `Seed ${seed} in each column` : "One seed, one after another"];
   }
 
   function isUsed(column) {

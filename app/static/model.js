@@ -129,8 +129,8 @@ function plots(rows, chosen) {
     "div",
     { class: "plots" },
     scatterPlot("KL in nats, by size in MB", points, { x: "MB", y: "nats" }),
-    barPlot("New tokens a second, when made", bars("decode_tokens_per_second")),
-    barPlot("Prompt tokens a second, when made", bars("prefill_tokens_per_second")),
+    barPlot("New tokens a second, at export", bars("decode_tokens_per_second")),
+    barPlot("Prompt tokens a second, at export", bars("prefill_tokens_per_second")),
   );
 }
 

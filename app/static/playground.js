@@ -51,7 +51,7 @@ export function openPlayground() {
   function draw({ pieces: found, tokens, characters, bytes }) {
     pieces.replaceChildren(...found.flatMap(option));
     pieces.hidden = told.hidden = !found.length;
-    told.textContent = "Point at a piece, or use the arrow keys.";
+    told.textContent = matchMedia("(pointer: coarse)").matches ? "Tap a piece to see its ids." : "Point at a piece, or use the arrow keys.";
     counts.textContent = found.length
       ? [count(tokens, "token"), count(characters, "character"), count(bytes, "byte"), `${(characters / tokens).toFixed(1)} characters a token`].join(" · ")
       : "No text, no tokens";
