@@ -32,7 +32,7 @@ export function openCompare(panel, precision, choosePrecision) {
   const shelf = el("div", { class: "lanes" });
   const adder = button([icon("add")], add, { class: "add quiet icon", "aria-label": "Add a column", title: "Add a column" });
   const chips = el("div", { class: "chips" });
-  const field = el("textarea", { rows: "1", "aria-label": "Prompt to compare with" });
+  const field = el("textarea", { rows: "1", "aria-label": "Prompt" });
   const grow = growing(field, 160);
   const main = button("Compare", () => (running ? stop() : go()), { class: "primary", id: "compare-go" });
   const status = el("div", { class: "status", id: "compare-status" });
