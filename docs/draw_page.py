@@ -2,9 +2,9 @@
 
     python docs/draw_page.py BUNDLE [--name SmolLM2-135M-Instruct] [--only chat,write]
 
-It serves the bundle itself and looks at it with a headless Chromium: it needs requirements-dev.txt and a `chromium` on the
-path.
-Seeds are fixed, so that only a change of the page or of the model changes the texts; speeds are those of the machine.
+It serves the bundle itself and looks at it with a headless Chromium: it needs requirements-dev.txt, and a `chromium` on
+the path. Seeds are fixed, so that only a change of the page or of the model changes the texts; speeds are those of the
+machine.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def draw_write(page: Page) -> None:
     page.locator("#write .scroller").evaluate("scroller => { scroller.scrollTop = 0; }")
     page.wait_for_timeout(300)
     # The text field lies over the token: what is clicked is the place.
-    page.locator(".doubt").nth(2).click(force=True)
+    page.locator(".doubt").nth(5).click(force=True)
     page.wait_for_timeout(300)
 
 
