@@ -7,14 +7,16 @@ const ENDS = {
   stop: "Finished",
   length: "Finished: the length is reached",
   context: "Finished: the context is full",
+  incomplete: "Cut before the structure was complete: allow a greater length",
   cancelled: "Stopped",
 };
 
 /** A text that is being generated. `state` is what the status line tells; `line()` is that line. */
 export class Run {
-  constructor(path, wish, { onStart = () => {}, onText = () => {}, onTokens = null, onChange = () => {} }) {
+  constructor(path, wish, { onStart = () => {}, onText = () => {}, onTokens = null, onChange = () => {}, say = announce }) {
     this.path = path;
     this.wish = wish;
+    this.say = say;
     this.handlers = { onStart, onText, onTokens, onChange };
     this.abort = new AbortController();
     this.state = { kind: "sending" };
@@ -32,7 +34,7 @@ export class Run {
 
   /** Run to the end. Returns its figures, with `finish_reason`; an error is one of them. */
   async finish() {
-    announce("Begun");
+    this.say("Begun");
     let end;
     try {
       for await (const event of stream(this.path, this.wish, this.abort.signal)) {
@@ -55,7 +57,7 @@ export class Run {
     } else if (event.tokens) {
       this.count(event.tokens.length);
       if (onTokens) onTokens(event.tokens);
-      else onText(event.tokens.map(([text]) => text).join(""));
+      else onText(event.tokens.map(({ t }) => t).join(""));
     } else if (event.start) {
       this.start = event.start;
       this.state = { kind: "prompt" };
@@ -83,7 +85,7 @@ export class Run {
       finish_reason: isFull ? "context" : end.finish_reason,
     };
     this.state = { kind: "ended", figures };
-    announce(figures.error ?? `${ENDS[figures.finish_reason]}, ${count(figures.new_tokens, "token")}`);
+    this.say(figures.error ?? `${ENDS[figures.finish_reason]}, ${count(figures.new_tokens, "token")}`);
     this.handlers.onChange();
     return figures;
   }
@@ -98,7 +100,7 @@ export class Run {
     const { kind, place, precision, done, all, figures } = this.state;
     if (kind === "sending") return ["Sending…"];
     if (kind === "loading") return [`Opening ${precision}…`];
-    if (kind === "queue") return [`${ordinal(place)} in line`];
+    if (kind === "queue") return [`${ordinal(place)} in line`, place === 1 ? "next" : null];
     if (kind === "prompt") {
       const part = all && done < all ? ` ${Math.round((100 * done) / all)} %` : "…";
       return [`Reading the prompt${part}`];
@@ -129,7 +131,7 @@ export function summary(figures) {
 
 /** Show a run's line in a status element. */
 export function show(element, parts, isError = false) {
-  element.classList.toggle("error", isError);
+  element.classList.toggle("error", Boolean(isError));
   const spans = parts.filter(Boolean).map((part, index) => {
     const span = document.createElement(index ? "span" : "strong");
     span.textContent = part;
