@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import random
+import re
 import statistics
 import sys
 import time
@@ -107,7 +108,8 @@ class Visitor:
     async def stay(self, seconds: float, wishes: list[Wish]) -> None:
         """Look at the page, then wish for texts until the time is over."""
         async with self._client:
-            for path in ("/", "/static/main.js", "/static/page.css"):
+            document = (await self._client.get("/")).raise_for_status().text
+            for path in re.findall(r'(?:src|href)="(/[^"]+)"', document):
                 (await self._client.get(path)).raise_for_status()
             polling = asyncio.create_task(self._poll())
             ends = time.monotonic() + seconds
