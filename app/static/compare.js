@@ -68,7 +68,12 @@ export function openCompare(panel, precision, choosePrecision) {
   function build(all) {
     columns = all.map((one, index) => {
       const place = index + 1;
-      const column = new Column(one, { place, onChange: changed, onUse: () => use(column), onRemove: place > 2 ? () => remove(column) : null });
+      const column = new Column(one, {
+        place,
+        onChange: changed,
+        onUse: () => use(column),
+        onRemove: place > 2 ? () => remove(column) : null,
+      });
       if (known) column.offer(known);
       return column;
     });
