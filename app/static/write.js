@@ -65,6 +65,8 @@ export function openWrite(panel, precision) {
     }));
     sheet.value = mine.before;
     drawn();
+    show(status, ["Sending…"]);
+    main.textContent = "Stop";
     main.classList.add("stop");
     await current.finish();
     run = null;
