@@ -67,6 +67,7 @@ export function openWrite(panel, precision) {
     drawn();
     show(status, ["Sending…"]);
     main.textContent = "Stop";
+    if (isAgain) main.focus(); // the button that was pressed is disabled now
     main.classList.add("stop");
     await current.finish();
     run = null;
