@@ -1,8 +1,23 @@
 """A text for the page: from a visitor's wishes to events, for as long as the visitor listens.
 
-An event is a JSON object, told by its key: `loading` (a precision is being opened), `queue` (the place in line), `prompt`
-(how many tokens of it have run, and all), `start`, `t` (new text, of `n` tokens), `tokens` (the same by tokens, where details were
-asked for), and at last `end` or `error`.
+An event is a JSON object, told by its keys:
+
+    {"loading": "q8"}         the precision is being opened
+    {"start": {...}}          the text is in line: prompt_tokens, limit_tokens, context_tokens, dropped_messages, seed,
+                              precision
+    {"queue": 2}              its place there; 1 is next
+    {"prompt": [64, 300]}     tokens of the prompt that have run, and all
+    {"t": " mouse", "n": 1}   new text, and its tokens; several where they came together
+    {"tokens": [...]}         instead of `t` and `n` where `certainty` was asked for, an entry a token
+    {"end": {...}}            finish_reason (stop, length, incomplete), new_tokens, cached_tokens,
+                              tokens_per_second, first_token_seconds, waited_seconds
+    {"error": "..."}          why there is no more: the last one, in place of `end`
+
+An entry of `tokens` is `{"t": " mouse", "id": 1234, "p": 0.62, "rivals": [[" cat", 0.11], ...]}`: the token's text and
+id, its probability, and the five likeliest other tokens in its place with theirs, in descending order. Probabilities
+are the model's own, before temperature and the like. The texts put together are the text. A character of several tokens
+comes with the last of them, and a text that may be the beginning of a stop string with the token that decides it; the
+last entry may have text and no token: `id` and `p` are null.
 """
 
 from __future__ import annotations
@@ -13,10 +28,12 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from app.api.engine import Answer, Engine, ServedText
 from app.api.errors import BUSY, ApiError, api_error
+from app.certainty import TOP_LOGPROBS, Certainty
 from app.models import Models
 from app.wishes import PageLimits, Sampling, Wish
 from runtime.errors import ContextLengthError
@@ -28,7 +45,6 @@ Event = dict[str, Any]
 Events = AsyncGenerator[list[Event]]
 
 SEED_BITS = 31
-RIVALS = 5
 # While a text waits, its place is told this often at least, if it changes.
 WAITING_SECONDS = 0.2
 # A screen shows no more than this, and a small model makes tokens faster than a page can be drawn.
@@ -42,10 +58,12 @@ class Prompt:
     Attributes:
         ids: its tokens.
         dropped_messages: of a conversation, those that had no room.
+        reuse: begin with what an earlier text has computed; without it, times are those of the whole prompt.
     """
 
     ids: list[int]
     dropped_messages: int = 0
+    reuse: bool = True
 
 
 MakePrompt = Callable[[LanguageModel, SamplingOptions], Prompt]
@@ -92,7 +110,7 @@ class PageText:
         self._make_prompt = make_prompt
         self._limits = limits
         self._answer: Answer | None = None
-        self._tail: list[int] = []
+        self._certainty: Certainty | None = None
 
     def close(self) -> None:
         """Give up what has not ended: from the next step on, nothing is computed for it."""
@@ -106,11 +124,12 @@ class PageText:
             if self._models.state(precision) != "ready":
                 yield [{"loading": precision}]
             found = await self._models.get(precision)
-            self._answer = found.engine.open(1)
-            started = await found.engine.prepare(lambda: self._prepare(found.model, self._answer.texts[0]))
-            found.engine.submit(self._answer)
+            # Before anything is awaited: a precision without an answer may be closed.
+            self._answer = answer = found.engine.open(1)
+            started = await found.engine.prepare(partial(self._prepare, found.model, answer.texts[0]))
+            found.engine.submit(answer)
             yield [{"start": started | {"precision": precision}}]
-            async for events in self._run(found.engine, found.model):
+            async for events in self._run(found.engine, answer):
                 yield events
         except Exception as error:  # noqa: BLE001 - the status is sent already; a visitor is told in words
             yield [{"error": str(api_error(error))}]
@@ -118,22 +137,29 @@ class PageText:
             self.close()
 
     def _prepare(self, model: LanguageModel, text: ServedText) -> Event:
+        prompt, options, start = self.plan(model)
+        text.request = model.text_request(prompt.ids, options, reuse_prompt=prompt.reuse, on_delta=text.take)
+        if self._wish.certainty:
+            self._certainty = Certainty(model.tokenizer, prompt.ids)
+        return start
+
+    def plan(self, model: LanguageModel) -> tuple[Prompt, SamplingOptions, Event]:
+        """The prompt, the options with the length that there is room for, and what the page is told of both."""
         options = sampling_options(model, self._wish.sampling)
         prompt = self._make_prompt(model, options)
         context = model.session.shape.max_position_embeddings
-        limit = self._limit(model, options, len(prompt.ids), context)
-        options = replace(options, max_new_tokens=limit, top_logprobs=RIVALS if self._wish.details else None)
-        text.request = model.text_request(prompt.ids, options, on_delta=text.take)
-        self._tail = prompt.ids[-1:]
-        return {
+        limit = self._limit(options, len(prompt.ids), context)
+        options = replace(options, max_new_tokens=limit, top_logprobs=TOP_LOGPROBS if self._wish.certainty else None)
+        start = {
             "prompt_tokens": len(prompt.ids),
             "limit_tokens": limit,
             "context_tokens": context,
             "dropped_messages": prompt.dropped_messages,
             "seed": options.seed,
         }
+        return prompt, options, start
 
-    def _limit(self, model: LanguageModel, options: SamplingOptions, prompt_tokens: int, context: int) -> int:
+    def _limit(self, options: SamplingOptions, prompt_tokens: int, context: int) -> int:
         most = self._limits.prompt_tokens
         if most is not None and prompt_tokens > most:
             raise ContextLengthError(f"the prompt has {prompt_tokens:,} tokens; this server takes {most:,} at most")
@@ -143,9 +169,7 @@ class PageText:
         # Without any room the runtime says what is wrong with the prompt, so it is asked for one token in any case.
         return max(1, min(asked or room, room, self._limits.new_tokens or room))
 
-    async def _run(self, engine: Engine, model: LanguageModel) -> Events:
-        answer = self._answer
-        assert answer is not None
+    async def _run(self, engine: Engine, answer: Answer) -> Events:
         text = answer.texts[0]
         coming = asyncio.ensure_future(answer.pieces())
         told: Event = {}
@@ -159,7 +183,7 @@ class PageText:
                         yield [state]
                     continue
                 deltas = [delta for _, delta in coming.result()]
-                events = [self._event(model, deltas)] if deltas else []
+                events = [self._event(deltas)] if deltas else []
                 if answer.is_whole:
                     yield [*events, {"end": figures(text, deltas[-1].finish_reason if deltas else "stop")}]
                     return
@@ -169,28 +193,10 @@ class PageText:
         finally:
             coming.cancel()
 
-    def _event(self, model: LanguageModel, deltas: list[TextDelta]) -> Event:
-        if not self._wish.details:
-            return {"t": "".join(delta.text for delta in deltas), "n": sum(d.token_id is not None for d in deltas)}
-        return {"tokens": [self._token(model, delta) for delta in deltas]}
-
-    def _token(self, model: LanguageModel, delta: TextDelta) -> list[Any]:
-        """A token's text, id, log-probability, and its rivals as pairs of a text and a log-probability."""
-        rivals = [
-            [self._text_of(model, rival.token_id), round(rival.logprob, 4)]
-            for rival in delta.top_logprobs
-            if rival.token_id != delta.token_id
-        ]
-        if delta.token_id is not None:
-            self._tail = [delta.token_id]
-        logprob = None if delta.logprob is None else round(delta.logprob, 4)
-        return [delta.text, delta.token_id, logprob, rivals]
-
-    def _text_of(self, model: LanguageModel, token_id: int) -> str:
-        """A token's text in its place: some decoders drop the space before a text's first word."""
-        decode = model.tokenizer.decode
-        before = decode(self._tail)
-        return decode([*self._tail, token_id])[len(before) :] or model.tokenizer.special_tokens.get(token_id, "")
+    def _event(self, deltas: list[TextDelta]) -> Event:
+        if self._certainty is not None:
+            return {"tokens": [self._certainty.entry(delta) for delta in deltas]}
+        return {"t": "".join(delta.text for delta in deltas), "n": sum(d.token_id is not None for d in deltas)}
 
 
 def sampling_options(model: LanguageModel, wish: Sampling) -> SamplingOptions:
@@ -203,8 +209,9 @@ def figures(text: ServedText, finish_reason: str | None) -> Event:
     """What a text has cost, once it has ended or so far."""
     begun, first, last = text.begun_seconds, text.first_seconds, text.last_seconds
     sequence = text.sequence
-    is_timed = first is not None and last is not None and last > first
-    speed = (text.new_tokens - 1) / (last - first) if is_timed else None
+    speed = None
+    if first is not None and last is not None and last > first:
+        speed = (text.new_tokens - 1) / (last - first)
     return {
         "finish_reason": finish_reason,
         "new_tokens": text.new_tokens,

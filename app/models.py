@@ -48,6 +48,7 @@ class Models:
 
     Attributes:
         tokenizer: of all precisions; None until one has been opened.
+        threads: of a matrix product; None for the physical cores.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Models:
         self.tokenizer: Tokenizer | None = None
         self._slots = slots
         self._make_engine = make_engine
-        self._threads = threads
+        self.threads = threads
         self._tasks: dict[str, asyncio.Task[OpenModel]] = {}
 
     def state(self, precision: str) -> State:
@@ -119,7 +120,7 @@ class Models:
     def _load(self, precision: str) -> LanguageModel:
         if self.tokenizer is None:
             self.tokenizer = Tokenizer(self.bundle)
-        session = DecoderSession(self.bundle, precision, threads=self._threads)
+        session = DecoderSession(self.bundle, precision, threads=self.threads)
         return LanguageModel(self.bundle, session, self.tokenizer, cached_prompts=self._slots, max_running=self._slots)
 
     async def _make_room(self, file_bytes: int) -> None:

@@ -9,23 +9,26 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from app.api.errors import INVALID, ApiError, api_error, validation_error
 from app.service import PageService, page_service
-from app.tabs import chat, model, write
-from app.wishes import ChatWish, ContinueWish, MeasureWish, TokenizeWish, controls
+from app.tabs import chat, compare, model, write
+from app.wishes import ChatWish, ContinueWish, MeasureWish, PromptWish, TokenizeWish, controls
 from runtime.errors import ChatTemplateError, MissingDependencyError, SmolTextError
 from runtime.precisions import PRECISIONS
 from runtime.sampling.options import SamplingOptions
 from runtime.text.chat_template import ChatTemplate
 
 STATIC = Path(__file__).with_name("static")
-FIELDS = {
+FIELDS: dict[str, type[BaseModel]] = {
     "/page/continue": ContinueWish,
     "/page/chat": ChatWish,
+    "/page/compare": PromptWish,
+    "/page/reproduce": PromptWish,
     "/page/tokenize": TokenizeWish,
     "/page/measure": MeasureWish,
 }
@@ -50,7 +53,7 @@ def build_page(service: PageService) -> FastAPI:
     app.state.document = _document(service)
     app.add_api_route("/", _index, methods=["GET", "HEAD"])
     app.add_api_route("/page/state", _state, methods=["GET"])
-    for tab in (write, chat, model):
+    for tab in (write, chat, compare, model):
         app.include_router(tab.router)
     app.mount("/static", StaticFiles(directory=STATIC))
     return app

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from fastapi import Request
 from starlette.responses import Response
@@ -10,6 +12,7 @@ from starlette.responses import Response
 from app.api.streaming import EventStream
 from app.generation import MakePrompt, PageText, Visitors
 from app.models import Models
+from app.torch_process import TorchProcess
 from app.wishes import PageLimits, Wish
 
 
@@ -31,11 +34,18 @@ class PageService:
     source: str = "BUNDLE"
     visitors: Visitors = field(default_factory=Visitors)
 
-    def stream(self, request: Request, wish: Wish, make_prompt: MakePrompt) -> Response:
+    @cached_property
+    def torch(self) -> TorchProcess:
+        """The PyTorch model that the bundle was exported from; it is started when it is asked for."""
+        return TorchProcess(self.models.bundle, threads=self.models.threads)
+
+    def stream(
+        self, request: Request, wish: Wish, make_prompt: MakePrompt, make_text: Callable[..., PageText] = PageText
+    ) -> Response:
         """The events of a text, which ends when the visitor no longer listens."""
         client = request.client.host if request.client else ""
         self.visitors.enter(client, self.limits.texts)
-        text = PageText(self.models, wish, make_prompt, self.limits)
+        text = make_text(self.models, wish, make_prompt, self.limits)
 
         def end() -> None:
             text.close()

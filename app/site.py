@@ -101,6 +101,7 @@ class Site:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        await self.page.state.page.torch.close()
         await self.models.close()
         await send({"type": "lifespan.shutdown.complete"})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat
@@ -74,12 +74,12 @@ class Wish(Strict):
     Attributes:
         precision: None for the server's default.
         sampling: how tokens are drawn.
-        details: send tokens with their ids, their probabilities and their rivals.
+        certainty: send tokens with their probabilities and their rivals, in place of mere text.
     """
 
     precision: str | None = None
     sampling: Sampling = Field(default_factory=Sampling)
-    details: bool = False
+    certainty: bool = False
 
 
 class ContinueWish(Wish):
@@ -101,10 +101,25 @@ class ChatWish(Wish):
     messages: Annotated[list[PageMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
 
 
+class PromptWish(Wish):
+    """A prompt by itself, without a conversation around it.
+
+    Attributes:
+        text: what to continue; an empty one starts from the BOS token.
+        as_question: put it through the chat template, as a user's first message.
+        system: the message before it, which the chat template alone knows.
+    """
+
+    text: str = ""
+    as_question: bool = False
+    system: str = ""
+
+
 class TokenizeWish(Strict):
-    """A text to be shown in tokens."""
+    """A text to be shown in tokens; `as_question`, as the chat template writes it."""
 
     text: Annotated[str, Field(max_length=20_000)]
+    as_question: bool = False
 
 
 class MeasureWish(Strict):

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request
@@ -14,10 +15,13 @@ from starlette.responses import JSONResponse, Response
 from app.api.engine import Answer, Engine
 from app.api.errors import api_error
 from app.api.streaming import EventStream
-from app.generation import Events, figures
+from app.generation import Events, PageText, figures
 from app.loss_curve import loss_curve
+from app.reproduce import Reproduction
 from app.service import PageService, page_service
-from app.wishes import MeasureWish, TokenizeWish
+from app.tabs.compare import messages, single_prompt
+from app.tokens import pieces
+from app.wishes import MeasureWish, PromptWish, TokenizeWish
 from runtime.bundle import Bundle
 from runtime.language_model import LanguageModel
 from runtime.sampling.options import SamplingOptions
@@ -44,7 +48,25 @@ async def tokenize(request: Request, wish: Annotated[TokenizeWish, Body()]) -> R
     """The tokens of a text, with their ids."""
     models = page_service(request).models
     found = await models.get(models.default)
-    return JSONResponse(await found.engine.prepare(lambda: _tokens(found.model, wish.text)))
+    return JSONResponse(await found.engine.prepare(lambda: _tokens(found.model, wish)))
+
+
+@router.post("/page/reproduce")
+async def reproduce(request: Request, wish: Annotated[PromptWish, Body()]) -> Response:
+    """The command line and the Python lines that make the text of this wish."""
+    service = page_service(request)
+    found = await service.models.get(service.models.default)
+    text = PageText(service.models, wish, single_prompt(wish), service.limits)
+    _, options, _ = await found.engine.prepare(lambda: text.plan(found.model))
+    given = wish.sampling.given() | {"max_new_tokens": options.max_new_tokens}
+    wanted = Reproduction(
+        service.source,
+        wish.precision or service.models.default,
+        given,
+        wish.text,
+        messages(wish) if wish.as_question else (),
+    )
+    return JSONResponse({"command_line": wanted.command_line(), "python": wanted.python_lines()})
 
 
 @router.post("/page/measure")
@@ -63,14 +85,16 @@ def _card(service: PageService) -> dict[str, Any]:
     rows = comparison.get("precisions", {})
     return {
         "name": service.name,
-        "source": manifest.get("base_model") or manifest.get("source"),
+        "source": manifest.get("base_model") or _short(manifest.get("source")),
         "license": _license(bundle),
         "parameters": manifest.get("parameters", {}),
         "context_tokens": bundle.shape.max_position_embeddings,
         "vocabulary_tokens": bundle.shape.vocab_size,
         "layers": bundle.shape.num_hidden_layers,
         "versions": manifest.get("versions", {}),
-        "reference_perplexity": comparison.get("reference", {}).get("perplexity"),
+        "compared_on": {name: comparison[name] for name in ("text", "tokens") if name in comparison},
+        "reference": comparison.get("reference", {}),
+        "pytorch": {"missing": service.torch.missing, "bytes": service.torch.weight_bytes},
         "precisions": {
             name: {"file_bytes": bundle.file_bytes(name)}
             | {figure: rows[name][figure] for figure in FIGURES if figure in rows.get(name, {})}
@@ -78,6 +102,11 @@ def _card(service: PageService) -> dict[str, Any]:
         },
         "losses": loss_curve(manifest.get("source")),
     }
+
+
+def _short(source: object) -> str | None:
+    """The checkpoint without the folders around it, which are this machine's alone to know."""
+    return "/".join(Path(source).parts[-2:]) if isinstance(source, str) else None
 
 
 def _license(bundle: Bundle) -> str | None:
@@ -90,17 +119,17 @@ def _license(bundle: Bundle) -> str | None:
     return named[0] if named else None
 
 
-def _tokens(model: LanguageModel, text: str) -> dict[str, Any]:
-    tokenizer = model.tokenizer
-    ids = tokenizer.encode_prompt(text, add_special_tokens=False) if text else []
-    pieces, before = [], ""
-    for end in range(1, len(ids) + 1):
-        start = max(0, end - 8)  # a character may be spread over a few tokens
-        so_far = tokenizer.decode(ids[start:end])
-        before = tokenizer.decode(ids[start : end - 1])
-        piece = so_far[len(before) :] if so_far.startswith(before) else so_far[-1:]
-        pieces.append(tokenizer.special_tokens.get(ids[end - 1]) or piece)
-    return {"tokens": [list(pair) for pair in zip(ids, pieces, strict=True)], "characters": len(text)}
+def _tokens(model: LanguageModel, wish: TokenizeWish) -> dict[str, Any]:
+    text = wish.text
+    if wish.as_question:
+        text = model.chat_template.render([{"role": "user", "content": text}])
+    ids = model.tokenizer.encode(text, add_special_tokens=not wish.as_question) if text else []
+    return {
+        "pieces": [[piece.text, piece.token_ids, piece.is_special] for piece in pieces(model.tokenizer, ids)],
+        "tokens": len(ids),
+        "characters": len(text),
+        "bytes": len(text.encode()),
+    }
 
 
 async def _measure(service: PageService, wish: MeasureWish) -> Events:
