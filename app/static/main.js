@@ -7,9 +7,7 @@ import { showSettings } from "./settings.js";
 import { load, save } from "./store.js";
 import { openWrite } from "./write.js";
 
-// A server that is gone is said within 3 seconds: the pause between two questions, and the patience with the second.
-const POLL = 1000;
-const PATIENCE = 1500;
+const POLL = 1500;
 const at = (id) => document.getElementById(id);
 const banner = at("banner");
 const precision = at("precision");
@@ -76,7 +74,7 @@ function tell(text, ...children) {
 async function poll() {
   if (!document.hidden) {
     try {
-      const answer = await fetch("/page/state", { signal: AbortSignal.timeout(PATIENCE) });
+      const answer = await fetch("/page/state", { signal: AbortSignal.timeout(POLL) });
       const { state, error } = await answer.json();
       tell(state === "ready" ? "" : state === "failed" ? `The model cannot be opened: ${error}` : "The model is being loaded…");
     } catch {

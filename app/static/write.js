@@ -65,9 +65,6 @@ export function openWrite(panel, precision) {
     }));
     sheet.value = mine.before;
     drawn();
-    show(status, ["Sending…"]);
-    main.textContent = "Stop";
-    if (isAgain) main.focus(); // the button that was pressed is disabled now
     main.classList.add("stop");
     await current.finish();
     run = null;

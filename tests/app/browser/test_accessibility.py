@@ -39,7 +39,7 @@ def findings(visitor: Visitor, axe_script: str) -> list[str]:
 
 def fill(visitor: Visitor, tab: str) -> None:
     """Have something on the tab."""
-    visitor.set("Length", "64")
+    visitor.set("Length", "128")
     visitor.press("Close sampling")
     if tab == "Write":
         visitor.write("Once upon a time")

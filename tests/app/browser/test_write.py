@@ -129,7 +129,7 @@ def test_a_text_that_was_cut_is_continued_from_there(served, visit) -> None:
 def test_new_text_is_tinted_until_it_is_edited(served, visit) -> None:
     visitor = visit(served, "Write")
     whole = write(visitor, length=12)
-    tinted = visitor.panel.locator(".new")
+    tinted = visitor.panel.locator(".fresh")
     assert tinted.inner_text() == whole[len(START) :]
     visitor.field.press("Control+End")
     visitor.field.press("!")

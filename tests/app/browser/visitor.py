@@ -77,8 +77,8 @@ class Visitor:
         return self.page.get_by_role("tabpanel")
 
     def button(self, name: str, *, nth: int = 0) -> Any:
-        """A button that can be seen, by its whole name."""
-        return self.page.get_by_role("button", name=name, exact=True).nth(nth)
+        """A button that can be seen, by its whole name but the keys that do the same."""
+        return self.page.get_by_role("button", name=re.compile(rf"^{re.escape(name)}\s*(Esc|Ctrl.*)?$")).nth(nth)
 
     def press(self, name: str, *, nth: int = 0) -> None:
         self.button(name, nth=nth).click()
