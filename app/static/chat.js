@@ -1,180 +1,266 @@
 // Chat: a conversation with the model, answered through its chat template.
-import { button, copy, el, follower, growing } from "./dom.js";
+import { button, el } from "./dom.js";
 import { Conversation } from "./conversation.js";
-import { facts } from "./facts.js";
-import { markdown } from "./markdown.js";
-import { Run, show, summary } from "./run.js";
+import { count, facts } from "./facts.js";
+import { follower, growing } from "./follow.js";
+import { icon } from "./icons.js";
+import { MessageView } from "./message.js";
+import { Run, show } from "./run.js";
 import { sampling } from "./settings.js";
 import { load, save } from "./store.js";
 
 const EXAMPLES = ["What is gravity, in simple words?", "Write a short poem about the sea.", "Give me three ideas for a rainy afternoon.", "How do I make a list in Python?"];
-let talk, run, log, scroll, field, send, status, grow;
+const isTouched = () => matchMedia("(pointer: coarse)").matches;
 
 /** Build the tab. */
 export function openChat(panel, precision) {
   if (facts.no_chat) {
     panel.append(el("p", { class: "nothing" }, `There is no chat: ${facts.no_chat}`));
-    return { stop() {}, focus() {} };
+    return {};
   }
-  talk = new Conversation(load("chat", null));
-  log = el("div", { class: "log" });
-  const scroller = el("div", { class: "scroller", tabindex: "-1" }, log);
-  const latest = button("↓ Latest", () => scroll.toEnd(), { class: "latest", hidden: true });
-  scroll = follower(scroller, (atEnd) => (latest.hidden = atEnd));
-  field = el("textarea", { rows: "1", placeholder: "Ask something", "aria-label": "Message" });
-  field.value = load("chat:draft", "");
-  field.addEventListener("input", () => save("chat:draft", field.value));
-  field.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) (event.preventDefault(), submit());
-    if (event.key === "Escape" && run) run.stop();
-  });
-  grow = growing(field);
-  send = button("Send", () => (run ? run.stop() : submit()), { class: "primary", id: "send" });
-  status = el("div", { class: "status", id: "chat-status" });
-  panel.append(scroller, el("div", { class: "dock" }, latest, el("div", { class: "composer" }, field, send), el("div", { class: "dock-line" }, status, button("New chat", renew, { class: "quiet small", id: "new-chat" }))));
-  panel.precision = precision;
-  draw();
-  scroll.toEnd();
-  return { stop: () => run?.stop(), focus: () => field.focus() };
+  const tab = new Chat(panel, precision);
+  return { stop: () => tab.run?.stop(), focus: () => tab.field.focus({ preventScroll: true }), shown: () => (tab.grow(), tab.scroll.grown()) };
+}
 
-  function submit() {
-    const text = field.value.trim();
-    if (!text || run) return;
-    field.value = "";
-    save("chat:draft", "");
-    grow();
-    answer(talk.add(talk.last, "user", text));
+class Chat {
+  constructor(panel, precision) {
+    this.precision = precision;
+    this.run = null;
+    this.talk = new Conversation(load("chat", null));
+    this.left = null; // the conversation before the new one, as long as that is empty
+    this.views = new Map();
+    this.does = {
+      regenerate: (node) => this.answer(this.talk.parent(node)),
+      continue: (node) => this.answer(node),
+      edit: (node, text) => this.answer(this.talk.add(this.talk.parent(node), "user", text)),
+      turn: (node, step) => this.turn(node, step),
+      home: () => (this.draw(), this.home()),
+    };
+    this.build(panel);
+    this.recover();
+    this.draw();
+    this.scroll.toEnd();
   }
 
-  function renew() {
-    run?.stop();
-    talk = new Conversation({ system: talk.system });
-    keep();
-    draw();
-    show(status, []);
-    field.focus();
+  build(panel) {
+    this.system = this.systemMessage();
+    this.welcome = el(
+      "div",
+      { class: "welcome" },
+      el("h2", {}, "What would you like to know?"),
+      el("p", {}, `${facts.name} answers on this server’s CPU. It is small: check what it says.`),
+      el("div", { class: "chips" }, EXAMPLES.map((text) => button(text, () => this.ask(text), { class: "chip" }))),
+    );
+    this.log = el("div", { class: "log column" });
+    const scroller = el("div", { class: "scroller" }, this.log);
+    this.latest = button([icon("down"), "Latest"], () => this.scroll.toEnd(), { class: "latest small", hidden: true });
+    this.scroll = follower(scroller, (atEnd) => (this.latest.hidden = atEnd));
+    this.field = el("textarea", { rows: "1", placeholder: "Ask something", "aria-label": "Message", enterkeyhint: "send" });
+    this.field.value = load("chat:draft", "");
+    this.grow = growing(this.field);
+    this.send = button("Send", () => (this.run ? this.run.stop() : this.submit()), { class: "primary", id: "send" });
+    this.status = el("div", { class: "status", id: "chat-status" });
+    this.renewer = button([icon("add"), "New chat"], () => (this.left ? this.bringBack() : this.renew()), { class: "quiet small", id: "new-chat" });
+    const composer = el("div", { class: "composer", on: { click: (event) => event.target === composer && this.field.focus() } }, this.field, this.send);
+    panel.append(scroller, el("div", { class: "dock" }, this.latest, composer, el("div", { class: "dock-line" }, this.status, this.renewer)));
+    this.field.addEventListener("input", () => (this.keepDraft(), this.buttons()));
+    this.field.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) (event.preventDefault(), this.submit());
+    });
+    panel.addEventListener("keydown", (event) => event.key === "Escape" && this.run?.stop());
+  }
+
+  systemMessage() {
+    const area = el("textarea", { rows: "2", "aria-label": "System message", placeholder: "How the model should behave. Left empty, it is the model’s own." });
+    const summary = el("summary", {});
+    const tell = () => (summary.textContent = area.value.trim() ? "System message · yours" : "System message");
+    area.value = this.talk.system;
+    area.addEventListener("input", () => ((this.talk.system = area.value), tell(), this.keep()));
+    const grow = growing(area, 300);
+    tell();
+    const details = el("details", { class: "system", on: { toggle: grow } }, summary, area);
+    details.show = () => ((area.value = this.talk.system), tell(), grow());
+    return details;
+  }
+
+  /** The focus, when what had it has gone. On a phone the field would raise the keyboard. */
+  home() {
+    (isTouched() ? this.send : this.field).focus({ preventScroll: true });
+  }
+
+  draw() {
+    const { path } = this.talk;
+    const focused = document.activeElement;
+    const forgotten = Math.max(0, ...path.map((node) => node.forgotten ?? 0));
+    const children = [this.system];
+    if (!path.length) children.push(this.welcome);
+    path.forEach((node, index) => {
+      if (forgotten && index === forgotten) children.push(divider(forgotten));
+      const view = this.view(node);
+      view.update({ isLast: index === path.length - 1, isBusy: Boolean(this.run), siblings: this.talk.parent(node).children });
+      children.push(view.element);
+    });
+    arrange(this.log, children);
+    this.log.classList.toggle("is-empty", !path.length);
+    this.buttons();
+    if (focused && focused !== document.body && (!focused.isConnected || focused.disabled)) this.home();
+  }
+
+  view(node) {
+    if (!this.views.has(node)) this.views.set(node, new MessageView(node, this.does));
+    return this.views.get(node);
+  }
+
+  buttons() {
+    const { run } = this;
+    const label = run ? (run.isQueued ? "Leave" : "Stop") : "Send";
+    if (this.send.textContent !== label) this.send.textContent = label;
+    this.send.classList.toggle("stop", Boolean(run));
+    // It keeps its colour; nothing to send is told by aria alone, so that it can keep the focus too.
+    this.send.setAttribute("aria-disabled", String(!run && !this.field.value.trim()));
+    this.renewer.hidden = !this.talk.path.length && !this.left;
+    const told = this.left ? "Bring back" : "New chat";
+    if (this.renewer.dataset.told !== told) {
+      this.renewer.dataset.told = told;
+      this.renewer.replaceChildren(icon(this.left ? "undo" : "add"), told);
+    }
+  }
+
+  keep() {
+    save("chat", this.talk.toJSON());
+  }
+
+  keepDraft() {
+    save("chat:draft", this.field.value);
+  }
+
+  /** A page that was left while a question waited for its answer gives the question back. */
+  recover() {
+    if (this.talk.last.role === "assistant" && !this.talk.last.text) this.talk.remove(this.talk.last);
+    if (this.talk.last.role === "user") this.giveBack(this.talk.last);
+  }
+
+  /** Take a question out of the conversation, back into the field. */
+  giveBack(node) {
+    this.talk.remove(node);
+    this.field.value = [node.text, this.field.value].filter(Boolean).join("\n\n");
+    this.keepDraft();
+    this.keep();
+    this.grow();
+  }
+
+  submit() {
+    const text = this.field.value.trim();
+    if (!text || this.run) return;
+    this.field.value = "";
+    this.keepDraft();
+    this.grow();
+    this.ask(text);
+  }
+
+  ask(text) {
+    if (!this.run) this.answer(this.talk.add(this.talk.last, "user", text));
+  }
+
+  turn(node, step) {
+    this.talk.turn(node, step);
+    this.keep();
+    this.draw();
+  }
+
+  renew() {
+    this.run?.stop();
+    this.left = this.talk.path.length ? this.talk : null;
+    this.begin(new Conversation({ system: this.talk.system }));
+  }
+
+  bringBack() {
+    const { left } = this;
+    this.left = null;
+    this.begin(left);
+  }
+
+  begin(talk) {
+    this.talk = talk;
+    this.views.clear();
+    this.system.show();
+    this.keep();
+    this.draw();
+    show(this.status, []);
+    this.home();
+    this.scroll.toEnd();
   }
 
   /** Have a question answered, or an answer continued. */
-  async function answer(from) {
+  async answer(from) {
+    if (this.run) return;
+    this.left = null;
+    const { talk } = this;
     const isContinued = from.role === "assistant";
     const messages = talk.messages(from);
     const node = isContinued ? from : talk.add(from, "assistant", "");
-    const mine = (run = new Run("/page/chat", { messages, sampling: sampling("chat"), precision: precision() }, {
-      onStart: ({ dropped_messages: dropped }) => {
-        if (dropped) node.forgotten = talk.path.indexOf(from) + 1 - (messages.filter(({ role }) => role !== "system").length - dropped);
-      },
-      onText: (text) => {
-        node.text += text;
-        refresh(node);
-      },
+    const options = sampling("chat");
+    // With a seed of its own, another answer would be the same one.
+    if (options.seed !== undefined && !isContinued) options.seed += from.children.length - 1;
+    const run = new Run("/page/chat", { messages, sampling: options, precision: this.precision() }, {
+      onStart: ({ dropped_messages: dropped }) => this.forget(node, from, messages, dropped),
+      onText: (text) => this.take(node, text),
       onChange: () => {
-        show(status, mine.line(), mine.state.figures?.error);
-        send.textContent = mine.isQueued ? "Leave" : "Stop";
+        if (this.talk !== talk) return;
+        show(this.status, run.line(), run.state.figures?.error);
+        this.buttons();
       },
-    }));
-    send.textContent = "Stop";
-    send.classList.add("stop");
-    show(status, ["Sending…"]);
-    draw();
-    scroll.toEnd();
-    field.focus();
-    const figures = await mine.finish();
-    if (run === mine) run = null;
-    node.figures = figures;
-    if (!node.text && !isContinued && figures.finish_reason !== "stop") {
-      talk.remove(node);
-      if (figures.error && !field.value && from.children.length === 0) field.value = from.text;
-    }
-    send.textContent = "Send";
-    send.classList.remove("stop");
-    keep();
-    draw();
-    scroll.grown();
+    });
+    this.run = run;
+    show(this.status, run.line());
+    this.draw();
+    this.scroll.toEnd();
+    if (document.activeElement === this.send || document.activeElement === document.body) this.home();
+    node.figures = await run.finish();
+    if (this.run === run) this.run = null;
+    if (!node.text && node.figures.finish_reason !== "stop") this.unanswered(talk, node, from);
+    if (this.talk !== talk) return;
+    this.keep();
+    this.draw();
+    this.scroll.grown();
   }
 
-  function keep() {
-    save("chat", talk.toJSON());
+  forget(node, from, messages, dropped) {
+    if (!dropped) return;
+    const sent = messages.filter(({ role }) => role !== "system").length;
+    node.forgotten = this.talk.path.indexOf(from) + 1 - (sent - dropped);
+    this.draw();
   }
 
-  function refresh(node) {
-    if (node.pending) return;
-    node.pending = true;
+  /** An answer without a word is none; its question, if it has no other answer, may be put otherwise. */
+  unanswered(talk, node, from) {
+    talk.remove(node);
+    if (this.talk === talk && from.role === "user" && !from.children.length) this.giveBack(from);
+  }
+
+  take(node, text) {
+    node.text += text;
+    if (this.isGrown) return;
+    this.isGrown = true;
     requestAnimationFrame(() => {
-      delete node.pending;
-      const body = log.querySelector(".answer:last-of-type .text");
-      if (body) body.replaceChildren(...markdown(node.text));
-      scroll.grown();
+      this.isGrown = false;
+      const view = this.views.get(node);
+      if (!view) return;
+      view.element.classList.remove("waiting");
+      view.grow();
+      this.keep();
+      this.scroll.grown();
     });
   }
+}
 
-  function draw() {
-    const path = talk.path;
-    const forgotten = Math.max(0, ...path.map((node) => node.forgotten ?? 0));
-    log.replaceChildren(system(), ...(path.length ? [] : [welcome()]), ...path.flatMap((node, index) => [
-      forgotten && index === forgotten ? el("div", { class: "divider", role: "separator" }, `${forgotten} oldest messages forgotten`) : null,
-      message(node, index === path.length - 1),
-    ]).filter(Boolean));
-  }
+const divider = (forgotten) => el("div", { class: "divider", role: "separator" }, el("span", {}, `${count(forgotten, "oldest message")} forgotten`));
 
-  function system() {
-    const area = el("textarea", { rows: "2", "aria-label": "System message", placeholder: "How the model should behave. Left empty: the model’s own." });
-    area.value = talk.system;
-    area.addEventListener("input", () => {
-      talk.system = area.value;
-      keep();
-    });
-    return el("details", { class: "system" }, el("summary", {}, "System message"), area);
-  }
-
-  function welcome() {
-    const chips = EXAMPLES.map((text) => button(text, () => ((field.value = text), submit()), { class: "chip" }));
-    return el("div", { class: "welcome" }, el("h2", {}, "What would you like to know?"), el("p", {}, `${facts.name} answers on this server’s CPU. It is small: check what it says.`), el("div", { class: "chips" }, chips));
-  }
-
-  function message(node, isLast) {
-    const isBusy = Boolean(run);
-    const isRunning = isBusy && isLast;
-    const text = el("div", { class: "text" }, node.role === "user" ? node.text : markdown(node.text));
-    const actions = el("div", { class: "actions" });
-    const copier = button("Copy", () => copy(node.text, copier), { class: "quiet small" });
-    if (!isRunning) actions.append(copier, ...branches(node, isBusy));
-    if (node.role === "user") {
-      if (!isBusy) actions.append(button("Edit", () => edit(node, text, actions), { class: "quiet small" }));
-      return el("article", { class: "question", "aria-label": "You" }, text, actions);
-    }
-    if (!isBusy && isLast) {
-      actions.append(button("Regenerate", () => answer(talk.parent(node)), { class: "quiet small" }));
-      if (["length", "cancelled", "error", "context"].includes(node.figures?.finish_reason)) actions.append(button("Continue", () => answer(node), { class: "quiet small" }));
-    }
-    const cost = node.figures?.new_tokens && !isRunning ? el("span", { class: "cost" }, summary(node.figures).slice(0, 2).join(" · ")) : null;
-    if (isRunning && !node.text) text.append(el("span", { class: "thinking", "aria-hidden": "true" }, "…"));
-    return el("article", { class: "answer", "aria-label": "Answer" }, text, el("div", { class: "foot" }, cost, actions));
-  }
-
-  function branches(node, isBusy) {
-    const { children } = talk.parent(node);
-    if (children.length < 2) return [];
-    const turn = (step) => () => (talk.turn(node, step), keep(), draw(), field.focus());
-    return [
-      button("‹", turn(-1), { class: "quiet small", "aria-label": "Previous version", disabled: isBusy }),
-      el("span", { class: "place" }, `${children.indexOf(node) + 1}/${children.length}`),
-      button("›", turn(1), { class: "quiet small", "aria-label": "Next version", disabled: isBusy }),
-    ];
-  }
-
-  function edit(node, text, actions) {
-    const area = el("textarea", { "aria-label": "Edit the message" });
-    area.value = node.text;
-    const done = () => (draw(), field.focus());
-    const again = () => area.value.trim() && answer(talk.add(talk.parent(node), "user", area.value.trim()));
-    area.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") done();
-      if (event.key === "Enter" && !event.shiftKey) (event.preventDefault(), again());
-    });
-    text.replaceChildren(area);
-    actions.replaceChildren(button("Send", again, { class: "small primary" }), button("Cancel", done, { class: "quiet small" }));
-    growing(area)();
-    area.focus();
-  }
+/** Give an element these children, in this order; those that are there already are not moved, and keep focus and scroll. */
+function arrange(parent, children) {
+  const wanted = new Set(children);
+  for (const child of [...parent.children]) if (!wanted.has(child)) child.remove();
+  children.forEach((child, index) => {
+    if (parent.children[index] !== child) parent.insertBefore(child, parent.children[index] ?? null);
+  });
 }

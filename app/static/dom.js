@@ -1,4 +1,5 @@
 // Elements, made without HTML: what a text holds is never interpreted.
+import { icon, svg } from "./icons.js";
 
 /** An element with properties (`class`, `on`, `data`, attributes) and children (elements, strings, null for none). */
 export function el(tag, properties = {}, ...children) {
@@ -20,59 +21,51 @@ export function button(label, onClick, properties = {}) {
   return el("button", { type: "button", ...properties, on: { click: onClick } }, label);
 }
 
-const SVG = "http://www.w3.org/2000/svg";
+export { svg };
 
-/** An SVG element. */
-export function svg(tag, attributes = {}, ...children) {
-  const element = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
+/** A button that shows a drawing (see icons.js) and is named in words; `keys` are told in its tooltip. */
+export function iconButton(drawing, label, onClick, { keys, ...properties } = {}) {
+  return button(drawing, onClick, {
+    ...properties,
+    class: `quiet icon ${properties.class ?? ""}`.trim(),
+    "aria-label": label,
+    title: keys ? `${label} (${keys})` : label,
+  });
 }
 
-/** Copy a text, also where the page is not served over HTTPS; says so on the button for a moment. */
-export async function copy(text, source) {
+/** Copy a text, also where the page is not served over HTTPS. Returns whether that worked. */
+export async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
+    return true;
   } catch {
-    const field = el("textarea", { class: "visually-hidden", value: text });
+    const source = document.activeElement;
+    const field = el("textarea", { class: "visually-hidden", "aria-hidden": "true" });
+    field.value = text;
     document.body.append(field);
     field.select();
-    document.execCommand("copy");
+    const isCopied = document.execCommand("copy");
     field.remove();
-    source.focus();
+    source?.focus();
+    return isCopied;
   }
-  const label = source.dataset.label ?? source.textContent;
-  source.dataset.label = label;
-  source.textContent = "Copied";
-  setTimeout(() => (source.textContent = label), 1200);
 }
 
-/** Keep a scroller at its end while it grows, unless the reader has scrolled away from it. */
-export function follower(scroller, onChange = () => {}) {
-  let atEnd = true;
-  const measure = () => {
-    const now = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 48;
-    if (now !== atEnd) onChange((atEnd = now));
-  };
-  scroller.addEventListener("scroll", measure, { passive: true });
-  return {
-    grown: () => (atEnd ? scroller.scrollTo({ top: scroller.scrollHeight }) : measure()),
-    toEnd: () => {
-      atEnd = true;
-      scroller.scrollTo({ top: scroller.scrollHeight });
-      onChange(true);
-    },
-  };
-}
-
-/** Let a text field grow with its text. */
-export function growing(field, most = 220) {
-  const grow = () => {
-    field.style.height = "auto";
-    field.style.height = `${Math.min(field.scrollHeight + 2, most)}px`;
-  };
-  field.addEventListener("input", grow);
-  requestAnimationFrame(grow);
-  return grow;
+/** Copy a text, and say so on the button for a moment. */
+export async function copy(text, source) {
+  const isCopied = await copyText(text);
+  if (source.dataset.told) return;
+  const shown = [...source.childNodes];
+  const name = source.getAttribute("aria-label");
+  source.dataset.told = "yes";
+  const told = isCopied ? "Copied" : "Not copied";
+  // A drawing becomes a check mark of its size, so that nothing moves; words become words.
+  if (shown[0] instanceof SVGElement && shown.length === 1) source.replaceChildren(icon(isCopied ? "check" : "close"));
+  else source.replaceChildren(told);
+  if (name) source.setAttribute("aria-label", told);
+  setTimeout(() => {
+    source.replaceChildren(...shown);
+    if (name) source.setAttribute("aria-label", name);
+    delete source.dataset.told;
+  }, 1400);
 }

@@ -1,88 +1,102 @@
-// The frame: tabs, the precision, light and dark, and whether the server is there.
-import { announce } from "./announce.js";
-import { button } from "./dom.js";
-import { facts, megabytes, number, short } from "./facts.js";
+// The frame: tabs, the precision, light and dark.
 import { openChat } from "./chat.js";
-import { showSettings } from "./settings.js";
+import { watch } from "./connection.js";
+import { showSettings } from "./drawer.js";
+import { facts, megabytes, number, short } from "./facts.js";
+import { icon } from "./icons.js";
 import { load, save } from "./store.js";
 import { openWrite } from "./write.js";
 
-const POLL = 1500;
 const at = (id) => document.getElementById(id);
-const banner = at("banner");
 const precision = at("precision");
-
-at("facts-line").textContent = [facts.parameters && `${short(facts.parameters)} parameters`, `context ${number(facts.context_tokens)}`].filter(Boolean).join(" · ");
-precision.replaceChildren(...facts.precisions.map(({ name, bytes, summary }) => Object.assign(new Option(`${name} · ${megabytes(bytes)}`, name), { title: summary })));
-precision.value = load("precision", facts.precision);
-if (!precision.value) precision.value = facts.precision;
-precision.addEventListener("change", () => save("precision", precision.value));
-
-const tabs = { write: openWrite(at("write"), () => precision.value), chat: openChat(at("chat"), () => precision.value) };
+const chosen = () => precision.value;
+const tabs = {};
 const names = ["write", "chat"];
-for (const name of ["compare", "model"]) at(`tab-${name}`).hidden = true;
 
-function choose(name, focus = true) {
+function showModel() {
+  const parts = [facts.parameters && `${short(facts.parameters)} parameters`, `${number(facts.context_tokens)} context`];
+  at("facts-line").textContent = parts.filter(Boolean).join(" · ");
+  for (const { name, bytes, summary } of facts.precisions) {
+    const option = new Option(`${name} · ${megabytes(bytes)}`, name);
+    option.title = summary;
+    precision.add(option);
+  }
+  precision.value = load("precision", facts.precision);
+  if (!precision.value) precision.value = facts.precision;
+  const tell = () => (precision.title = `Precision of the weights: ${precision.selectedOptions[0].title}`);
+  precision.addEventListener("change", () => (save("precision", precision.value), tell()));
+  tell();
+}
+
+function choose(name, hasFocus = true) {
   for (const other of names) {
-    at(other).hidden = other !== name;
-    at(`tab-${other}`).setAttribute("aria-selected", String(other === name));
-    at(`tab-${other}`).tabIndex = other === name ? 0 : -1;
+    const isChosen = other === name;
+    at(other).hidden = !isChosen;
+    at(`tab-${other}`).setAttribute("aria-selected", String(isChosen));
+    at(`tab-${other}`).tabIndex = isChosen ? 0 : -1;
   }
   save("tab", name);
   showSettings(name);
-  if (focus) tabs[name].focus?.();
+  tabs[name].shown?.();
+  measureDock();
+  if (hasFocus) tabs[name].focus?.();
 }
 
-for (const name of names) at(`tab-${name}`).addEventListener("click", () => choose(name));
-document.querySelector(".tabs").addEventListener("keydown", (event) => {
-  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-  if (!step) return;
-  const next = names[(names.indexOf(event.target.dataset.tab) + step + names.length) % names.length];
-  choose(next, false);
-  at(`tab-${next}`).focus();
-});
-const first = load("tab", facts.no_chat ? "write" : "chat");
-choose(names.includes(first) ? first : "write");
-
-const root = document.documentElement;
-const themeButton = at("theme-button");
-function themed() {
-  const isDark = root.dataset.theme === "dark";
-  themeButton.textContent = isDark ? "☀" : "☾";
-  themeButton.setAttribute("aria-label", isDark ? "Light" : "Dark");
+function openTabs() {
+  tabs.write = openWrite(at("write"), chosen, (settings) => choosePrecision(settings));
+  tabs.chat = openChat(at("chat"), chosen);
+  for (const name of ["compare", "model"]) at(`tab-${name}`).hidden = !names.includes(name);
+  for (const name of names) at(`tab-${name}`).addEventListener("click", () => choose(name, !matchMedia("(pointer: coarse)").matches));
+  document.querySelector(".tabs").addEventListener("keydown", (event) => {
+    const from = names.indexOf(event.target.dataset.tab);
+    const to = { ArrowRight: from + 1, ArrowLeft: from - 1, Home: 0, End: names.length - 1 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    const next = names[(to + names.length) % names.length];
+    choose(next, false);
+    at(`tab-${next}`).focus();
+  });
 }
-themeButton.addEventListener("click", () => {
-  root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
-  try {
-    localStorage.setItem("smoltext:theme", root.dataset.theme);
-  } catch {
-    // It holds until the page is left.
+
+function choosePrecision(name) {
+  if (facts.precisions.some((one) => one.name === name)) {
+    precision.value = name;
+    precision.dispatchEvent(new Event("change"));
   }
-  themed();
-});
-themed();
-
-let said = "";
-function tell(text, ...children) {
-  if (text === said) return;
-  said = text;
-  banner.hidden = !text;
-  banner.replaceChildren(text, ...children);
-  if (!text) announce("The server is there");
 }
 
-async function poll() {
-  if (!document.hidden) {
+function openTheme() {
+  const root = document.documentElement;
+  const themeButton = at("theme-button");
+  const show = () => {
+    const other = root.dataset.theme === "dark" ? "Light" : "Dark";
+    themeButton.replaceChildren(icon(other === "Light" ? "sun" : "moon"));
+    themeButton.setAttribute("aria-label", other);
+    themeButton.title = other;
+  };
+  themeButton.addEventListener("click", () => {
+    root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
     try {
-      const answer = await fetch("/page/state", { signal: AbortSignal.timeout(POLL) });
-      const { state, error } = await answer.json();
-      tell(state === "ready" ? "" : state === "failed" ? `The model cannot be opened: ${error}` : "The model is being loaded…");
+      localStorage.setItem("smoltext:theme", root.dataset.theme);
     } catch {
-      tell("The server does not answer. ", button("Reconnect", poll, { class: "small" }));
+      // It holds until the page is left.
     }
-  }
-  clearTimeout(timer);
-  timer = setTimeout(poll, POLL);
+    show();
+  });
+  show();
 }
-let timer;
-poll();
+
+/** The drawer of a phone ends where the dock of the tab begins. */
+function measureDock() {
+  const dock = document.querySelector("main > section:not([hidden]) .dock");
+  document.documentElement.style.setProperty("--dock", `${dock?.offsetHeight ?? 0}px`);
+}
+
+showModel();
+openTabs();
+openTheme();
+const first = tabs.write.isFromLink ? "write" : load("tab", facts.no_chat ? "write" : "chat");
+choose(names.includes(first) ? first : "write", !matchMedia("(pointer: coarse)").matches);
+const docks = new ResizeObserver(measureDock);
+for (const dock of document.querySelectorAll(".dock")) docks.observe(dock);
+watch(() => tabs[document.querySelector('[role="tab"][aria-selected="true"]').dataset.tab].focus?.());

@@ -1,5 +1,6 @@
 // Markdown as a model writes it, into elements. Nothing is parsed as HTML; links lead to the web or to mail alone.
-import { button, copy, el } from "./dom.js";
+import { copy, el, iconButton } from "./dom.js";
+import { icon } from "./icons.js";
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([\w+#.-]*).*$/;
 const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*$/;
@@ -8,6 +9,35 @@ const RULE = /^ {0,3}([-*_])\s*(\1\s*){2,}$/;
 const QUOTE = /^ {0,3}>\s?(.*)$/;
 const DELIMITERS = /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/;
 const DEEPEST = 8; // quotes and lists within each other
+
+const sources = new WeakMap(); // of each block that an element shows
+
+/** Show a text that grows: blocks that have not changed stay as they are, selected or scrolled as they may be. */
+export function updateMarkdown(element, text) {
+  const lines = text.split("\n");
+  let shown = element.firstElementChild;
+  let at = 0;
+  while (at < lines.length) {
+    const [block, next] = nextBlock(lines, at, 0);
+    const source = lines.slice(at, next).join("\n");
+    at = next;
+    if (!block) continue;
+    if (shown && sources.get(shown) === source) {
+      shown = shown.nextElementSibling;
+      continue;
+    }
+    sources.set(block, source);
+    element.insertBefore(block, shown);
+    const old = shown;
+    shown = old?.nextElementSibling ?? null;
+    old?.remove();
+  }
+  while (shown) {
+    const old = shown;
+    shown = old.nextElementSibling;
+    old.remove();
+  }
+}
 
 /** The elements of a text. */
 export function markdown(text, depth = 0) {
@@ -40,9 +70,8 @@ function code(lines, at, [, mark, language]) {
   let end = at + 1;
   while (end < lines.length && !lines[end].trim().startsWith(mark)) end++;
   const text = lines.slice(at + 1, end).join("\n");
-  const head = el("div", { class: "code-head" }, el("span", {}, language || "text"));
-  const copier = button("Copy", () => copy(text, copier), { class: "quiet small" });
-  head.append(copier);
+  const copier = iconButton(icon("copy"), "Copy code", () => copy(text, copier), { class: "small" });
+  const head = el("div", { class: "code-head" }, el("span", {}, language || "text"), copier);
   return [el("div", { class: "code" }, head, el("pre", { tabindex: "0" }, el("code", {}, text))), end + 1];
 }
 

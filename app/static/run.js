@@ -7,6 +7,7 @@ const ENDS = {
   stop: "Finished",
   length: "Finished: the length is reached",
   context: "Finished: the context is full",
+  incomplete: "Cut before the structure was complete: allow a greater length",
   cancelled: "Stopped",
 };
 
@@ -55,7 +56,7 @@ export class Run {
     } else if (event.tokens) {
       this.count(event.tokens.length);
       if (onTokens) onTokens(event.tokens);
-      else onText(event.tokens.map(([text]) => text).join(""));
+      else onText(event.tokens.map(({ t }) => t).join(""));
     } else if (event.start) {
       this.start = event.start;
       this.state = { kind: "prompt" };
@@ -98,7 +99,7 @@ export class Run {
     const { kind, place, precision, done, all, figures } = this.state;
     if (kind === "sending") return ["Sending…"];
     if (kind === "loading") return [`Opening ${precision}…`];
-    if (kind === "queue") return [`${ordinal(place)} in line`];
+    if (kind === "queue") return [`${ordinal(place)} in line`, place === 1 ? "next" : null];
     if (kind === "prompt") {
       const part = all && done < all ? ` ${Math.round((100 * done) / all)} %` : "…";
       return [`Reading the prompt${part}`];
@@ -129,7 +130,7 @@ export function summary(figures) {
 
 /** Show a run's line in a status element. */
 export function show(element, parts, isError = false) {
-  element.classList.toggle("error", isError);
+  element.classList.toggle("error", Boolean(isError));
   const spans = parts.filter(Boolean).map((part, index) => {
     const span = document.createElement(index ? "span" : "strong");
     span.textContent = part;

@@ -2,10 +2,13 @@
 
 /** What the server said is wrong, for the visitor. */
 export class ServerError extends Error {}
+/** What is said where the server does not answer. */
+export const GONE = "The server does not answer.";
+
 /** The server does not answer. */
 export class GoneError extends Error {
   constructor() {
-    super("The server does not answer.");
+    super(GONE);
   }
 }
 
