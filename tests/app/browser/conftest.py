@@ -51,7 +51,7 @@ def browser() -> Iterator:
 
 @pytest.fixture(scope="session")
 def page_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small trained model with a chat template and the figures of a comparison; the tiny one where it is not at hand."""
+    """A small trained model with a chat template and figures of a comparison; the tiny one where it is not at hand."""
     folder = tmp_path_factory.mktemp("page") / "stories"
     if SHARED_DATA.is_dir():
         export_stories(folder)

@@ -36,12 +36,13 @@
     if (!field.checkVisibility() || field.disabled || field.type === "range" || field.tabIndex < 0) continue;
     if (field.placeholder) note("placeholder", field, contrast(over(parse(getComputedStyle(field, "::placeholder").color), ground(field)), ground(field)), 4.5);
     note("text", field, contrast(over(parse(getComputedStyle(field).color), ground(field)), ground(field)), 4.5);
+    if (field.tagName === "SELECT") continue; // known by its text and its arrow
     const box = bordered(field);
     if (box) note("border", box, contrast(over(parse(getComputedStyle(box).borderBottomColor), ground(box.parentElement)), ground(box.parentElement)), 3);
   }
   // A button may be known by its text; one that shows only a sign must show that at 3, a word at 4.5.
   for (const button of document.querySelectorAll("button, [role=button], a, summary")) {
-    if (!button.checkVisibility() || button.disabled) continue;
+    if (!button.checkVisibility() || button.disabled || button.ariaDisabled === "true") continue;
     const least = /[\p{L}\p{N}]/u.test(button.textContent) ? 4.5 : 3;
     note("button", button, contrast(over(parse(getComputedStyle(button).color), ground(button)), ground(button)), least);
     const { backgroundColor } = getComputedStyle(button);

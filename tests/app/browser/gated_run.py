@@ -1,7 +1,7 @@
 """`python -m app` whose steps wait for leave, and whose texts end at their length alone: `gated_run.py FOLDER run …`.
 
-A test decides by files in FOLDER how far the model gets, where it would otherwise have to guess how long something takes:
-`limit` holds how many steps may have been taken in all (without it they run freely), `steps` how many were.
+A test decides by files in FOLDER how far the model gets, and need not guess how long something takes: `limit` holds how
+many steps may have been taken in all (without it they run freely), `steps` how many were.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every tab, light and dark, on a desk and on a phone, as axe-core judges it; and the contrast of what it leaves out."""
+"""Every tab, light and dark, on a desk and on a phone, judged by axe-core; and the contrast of what it leaves out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from tests.app.browser.visitor import PHONE, TABS, Visitor
 DESK = {"viewport": {"width": 1280, "height": 800}}
 CONTRAST = Path(__file__).with_name("contrast.js").read_text(encoding="utf-8")
 # Best practices are recommendations of axe-core's authors, the others are success criteria.
-OPTIONS = {"resultTypes": ["violations"], "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+OPTIONS = {
+    "resultTypes": ["violations"],
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+}
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +47,10 @@ def fill(visitor: Visitor, tab: str) -> None:
     if tab == "Write":
         visitor.write("Once upon a time")
     elif tab == "Chat":
-        visitor.set("Regular expression", r"## A\n\n1\. `b` \*\*c\*\*\n\n```py\nd\n```\n\n> e\n\n\|f\|g\|\n\|-\|-\|\n\|h\|\[i\]\(https://j\.k\)\|")
+        visitor.set(
+            "Regular expression",
+            r"## A\n\n1\. `b` \*\*c\*\*\n\n```py\nd\n```\n\n> e\n\n\|f\|g\|\n\|-\|-\|\n\|h\|\[i\]\(https://j\.k\)\|",
+        )
         visitor.press("Close sampling")
         visitor.ask("Where is the cat?")
     visitor.wait_for_status("Finished")

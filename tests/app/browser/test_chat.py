@@ -67,7 +67,7 @@ def test_the_model_reads_the_turns_before(served, visit) -> None:
     visitor.field.fill("And the dog?")
     with visitor.page.expect_request("**/page/chat") as sent:
         visitor.field.press("Enter")
-    assert [(m["role"], m["content"]) for m in sent.value.post_data_json["messages"]] == [
+    assert [(m["role"], m["content"].strip()) for m in sent.value.post_data_json["messages"]] == [
         ("user", QUESTION),
         ("assistant", first),
         ("user", "And the dog?"),

@@ -9,14 +9,16 @@ QUESTION = "Where is the cat?"
 
 def background(visitor) -> int:
     """How light the page's ground is, 0 to 255."""
-    return visitor.page.evaluate("Math.max(...getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3))")
+    return visitor.page.evaluate(
+        "Math.max(...getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3))"
+    )
 
 
 def test_the_header_names_the_model_and_its_precisions(served, visit) -> None:
     visitor = visit(served)
     header = visitor.page.locator("header")
     assert "Storyteller" in header.inner_text()
-    assert "context 512" in header.inner_text()
+    assert "512 context" in header.inner_text()
     precisions = visitor.page.get_by_label("Precision", exact=True).locator("option").all_inner_texts()
     assert any(name.startswith("int8") for name in precisions)
     assert any(name.startswith("fp32") for name in precisions)

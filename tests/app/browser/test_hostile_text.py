@@ -20,7 +20,11 @@ LINKS = [
     "![picture](x:y onerror=window.owned=1)",
     "<a href='javascript:window.owned=1'>click</a>",
 ]
-MARKDOWN = "## **<b>bold</b>** `<img src=x>` | <i>x</i>\n\n- <script>window.owned=1</script>\n> <img src=x onerror=window.owned=1>"
+MARKDOWN = (
+    "## **<b>bold</b>** `<img src=x>` | <i>x</i>\n\n"
+    "- <script>window.owned=1</script>\n"
+    "> <img src=x onerror=window.owned=1>"
+)
 
 
 def regex_of(text: str) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 
 START = "Once upon a time, there was"
+# How much of the sheet lies below what is seen, in pixels.
+BELOW = "(({ scrollHeight, scrollTop, clientHeight }) => scrollHeight - scrollTop - clientHeight)"
+BELOW += "(document.querySelector('section:not([hidden]) .scroller'))"
 
 
 def write(visitor, text: str = START, length: int | None = None) -> str:
@@ -149,7 +152,12 @@ def test_the_same_seed_writes_the_same_text(served, visit) -> None:
 
 
 def test_a_json_schema_in_the_drawer_shapes_the_text(served, visit) -> None:
-    schema = {"type": "object", "properties": {"n": {"enum": [1, 2, 3]}}, "required": ["n"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"n": {"enum": [1, 2, 3]}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
     visitor = visit(served, "Write")
     visitor.set("JSON schema", json.dumps(schema))
     text = write(visitor, "")
@@ -166,13 +174,12 @@ def test_a_long_text_stays_in_sight_unless_the_reader_scrolls(gated, visit) -> N
     visitor = visit(gated, "Write")
     visitor.write("A line.\n" * 40 + START)
     gated.let(2)
-    far = "() => { const s = document.querySelector('section:not([hidden]) .scroller'); return s.scrollHeight - s.scrollTop - s.clientHeight; }"
     visitor.wait_for_text(len("A line.\n" * 40 + START))
-    visitor.wait_for(f"() => ({far})() < 60")
+    visitor.wait_for(f"() => {BELOW} < 60")
     assert visitor.button("Stop").is_visible()
     visitor.panel.hover()
     visitor.page.mouse.wheel(0, -400)
-    visitor.wait_for(f"() => ({far})() > 300")
+    visitor.wait_for(f"() => {BELOW} > 300")
     top = visitor.panel.locator(".scroller").evaluate("scroller => scroller.scrollTop")
     length = len(visitor.text)
     gated.let(60)

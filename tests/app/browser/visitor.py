@@ -90,7 +90,7 @@ class Visitor:
     @property
     def text(self) -> str:
         """Of the sheet, or of the message that is being written."""
-        return self.field.evaluate("field => field.value ?? field.innerText")
+        return self.field.input_value()
 
     def wait_for(self, script: str, argument: Any = None, seconds: float = 10) -> None:
         """Until a JavaScript function gives something true."""
@@ -104,10 +104,8 @@ class Visitor:
 
     def wait_for_text(self, length: int) -> str:
         """Until the sheet is longer than this; what is on it."""
-        self.wait_for(
-            "([id, length]) => { const field = document.querySelector(id); return (field.value ?? field.innerText).length > length; }",
-            ["section:not([hidden]) [aria-label='Your text']", length],
-        )
+        is_longer = "length => document.querySelector('[aria-label=\"Your text\"]').value.length > length"
+        self.wait_for(is_longer, length)
         return self.text
 
     def announced(self) -> list[str]:
