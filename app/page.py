@@ -104,14 +104,17 @@ async def _state(request: Request) -> Response:
     texts = sum(found.engine.accepted for found in models.ready().values())
     state = {
         "state": models.state(models.default),
-        "error": None if failure is None else str(api_error(_as_error(failure))),
+        "error": None if failure is None else reason(failure),
         "texts": texts,
     }
     return JSONResponse(state, headers={"cache-control": "no-store"})
 
 
-def _as_error(failure: BaseException) -> Exception:
-    return failure if isinstance(failure, Exception) else RuntimeError(type(failure).__name__)
+def reason(failure: BaseException) -> str:
+    """Why a model cannot be opened, for people: what is told at a command line, too."""
+    if isinstance(failure, (SmolTextError, MemoryError, OSError)):
+        return " ".join(str(failure).split()) or type(failure).__name__
+    return f"{type(failure).__name__}; the server's log tells more"
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

@@ -7,27 +7,28 @@ told to come again.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
-from contextlib import suppress
-from typing import Any
+from contextlib import AsyncExitStack, suppress
 
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.application import Settings, build_api
 from app.api.engine import Engine
-from app.api.errors import SERVER_FAULT, ApiError, api_error
+from app.api.errors import SERVER_FAULT, ApiError
 from app.api.guard import Guard, Traffic
+from app.gradio_gate import is_gradios
 from app.models import Models
-from app.page import SECURITY_HEADERS, build_page
+from app.page import SECURITY_HEADERS, build_page, reason
 from app.service import PageService
 from app.wishes import PageLimits
 from runtime.bundle import Bundle
 from runtime.language_model import LanguageModel
 
 LOG = logging.getLogger("app.site")
-GRADIO_PREFIX, GRADIO_CONFIG = "/gradio_api/", "/config"
-# Of Gradio, what its clients need to call an endpoint. The rest serves files, takes uploads, or is for its own page.
-GRADIO_PATHS = ("info", "call/", "queue/join", "queue/data", "cancel", "reset", "heartbeat/", "startup-events")
+# A client that comes while Gradio is being imported waits for it.
+GRADIO_SECONDS = 30.0
 
 
 class Site:
@@ -58,15 +59,20 @@ class Site:
     ) -> None:
         self.traffic = Traffic()
         self._settings = settings
-        self._api: Guard | None = None
+        self._api: Guard[FastAPI] | None = None
         self._gradio: ASGIApp | None = None
+        self._has_gradio = asyncio.Event()
         self.models = Models(
             bundle, default=precision, slots=settings.slots, make_engine=self._make_engine, threads=threads
         )
-        service = PageService(settings.name, self.models, page_limits, source)
-        self.page = build_page(service)
-        self._guard = Guard(self.page, settings.limits, self.traffic, _Uncounted(), ())
-        self._tasks: list[asyncio.Task[Any]] = []
+        self._service = PageService(settings.name, self.models, page_limits, source)
+        self.page = build_page(self._service)
+        # What is neither the page's nor Gradio's is the API's, which brings a guard of its own when it comes.
+        self._page, self._gradios, self._waiting = (
+            Guard(app, settings.limits, self.traffic, _Uncounted(), ())
+            for app in (self.page, self._call_gradio, self._wait)
+        )
+        self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or begin and end with the server."""
@@ -75,41 +81,62 @@ class Site:
         elif scope["type"] == "http":
             path: str = scope["path"]
             if path == "/" or path.startswith(("/page/", "/static/")):
-                await self._guard(scope, receive, _secured(send))
+                await self._page(scope, receive, _secured(send))
+            elif is_gradios(path):
+                await self._gradios(scope, receive, _secured(send))
             else:
-                await self._api_or_wait(scope, receive, send)
+                await (self._api or self._waiting)(scope, receive, send)
 
-    async def _api_or_wait(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._api is not None:
-            await self._api(scope, receive, send)
-            return
+    async def _wait(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """In place of the API, until the model is there, or since it could not be opened."""
         failure = self.models.failure(self.models.default)
-        if scope["path"] == "/health" or failure is None:
+        if failure is None:
             error = ApiError(
-                503, "the model is being loaded: try again", kind=SERVER_FAULT, headers={"retry-after": "1"}
+                503,
+                "the model is being loaded: try again",
+                kind=SERVER_FAULT,
+                code="loading",
+                headers={"retry-after": "1"},
             )
         else:
-            error = api_error(failure if isinstance(failure, Exception) else RuntimeError())
+            error = ApiError(503, f"the model cannot be opened: {reason(failure)}", kind=SERVER_FAULT, code="no_model")
         await error.response()(scope, receive, send)
+
+    async def _call_gradio(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GRADIO_SECONDS):
+                await self._has_gradio.wait()
+        if self._gradio is None:
+            error = ApiError(503, "these endpoints are not there", kind=SERVER_FAULT, headers={"retry-after": "10"})
+            await error.response()(scope, receive, send)
+        else:
+            await self._gradio(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        self._tasks = [asyncio.create_task(self._open_default())]
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        for task in self._tasks:
-            task.cancel()
+        async with AsyncExitStack() as stack:
+            self._task = asyncio.create_task(self._open(stack))
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            self._task.cancel()
             with suppress(asyncio.CancelledError):
-                await task
-        await self.page.state.page.torch.close()
+                await self._task
+        await self._service.torch.close()
         await self.models.close()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _open_default(self) -> None:
+    async def _open(self, stack: AsyncExitStack) -> None:
+        """The model first; what fails is told to who asks, and the rest is served."""
         try:
             await self.models.get(self.models.default)
         except Exception as error:  # noqa: BLE001 - the page tells it, and the log
             LOG.error("%s cannot be opened: %s", self.models.default, error)  # noqa: TRY400 - a line, no traceback
+        try:
+            endpoints = await asyncio.to_thread(importlib.import_module, "app.endpoints")
+            self._gradio = await stack.enter_async_context(endpoints.gradio_endpoints(self._service))
+        except Exception as error:  # noqa: BLE001 - as above
+            LOG.error("Gradio's endpoints are not there: %s", error)  # noqa: TRY400
+        self._has_gradio.set()
 
     def _make_engine(self, model: LanguageModel) -> Engine:
         if model.session.precision != self.models.default:

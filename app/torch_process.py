@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator
@@ -17,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from app.api.errors import SERVER_FAULT, ApiError
+from app.api.errors import SERVER_FAULT, ApiError, overloaded
 from runtime.bundle import Bundle
 from runtime.engine.memory import available_bytes
 from runtime.engine.threads import default_threads
@@ -27,6 +28,10 @@ WORKER = "export.torch_worker"
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Its weights leave memory after this long without a text.
 IDLE_SECONDS = 120.0
+# Texts that run or wait; more are refused.
+MOST_WAITING, RETRY_SECONDS = 8, 20
+# Its threads must not spin while they wait: beside onnxruntime's on the same cores that costs nine tenths of its speed.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 # Beside its weights in 32 bits, for torch itself.
 SPARE_BYTES = 400 * 2**20
 
@@ -77,10 +82,12 @@ class TorchProcess:
         Raises:
             MissingDependencyError: it cannot run here.
             OptionError: there is not enough memory for it.
-            ApiError: it failed.
+            ApiError: too many wait, or it failed.
         """
         if self.missing is not None:
             raise MissingDependencyError(f"PyTorch cannot be compared with: {self.missing}")
+        if len(self._line) >= MOST_WAITING:
+            raise overloaded(RETRY_SECONDS)
         ticket, is_whole = object(), False
         self._line.append(ticket)
         try:
@@ -159,7 +166,14 @@ class TorchProcess:
             raise OptionError("there is not enough memory here for PyTorch's weights beside those that are open")
         arguments = [self._bundle.folder.resolve(), self._checkpoint, self._threads or default_threads()]
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", WORKER, *map(str, arguments), cwd=REPOSITORY, stdin=PIPE, stdout=PIPE
+            sys.executable,
+            "-m",
+            WORKER,
+            *map(str, arguments),
+            cwd=REPOSITORY,
+            env=ENVIRONMENT | os.environ,
+            stdin=PIPE,
+            stdout=PIPE,
         )
         message = await self._read(self._process)
         if "error" in message:

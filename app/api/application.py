@@ -53,7 +53,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
 
 
-def build_api(model: LanguageModel, settings: Settings, traffic: Traffic | None = None) -> Guard:
+def build_api(model: LanguageModel, settings: Settings, traffic: Traffic | None = None) -> Guard[FastAPI]:
     """The application of a model, which was loaded with `max_running=settings.slots`. Its `app` takes more routes.
 
     Args:

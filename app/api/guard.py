@@ -11,11 +11,10 @@ import hmac
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import CLOSE, ApiError, draining, log_fault
 
@@ -24,6 +23,8 @@ OPEN_PATHS = ("/health",)
 # What arrives of a refused body is thrown away for this long: a client that still sends could not read the answer.
 LINGER_SECONDS = 2.0
 UNKNOWN_PATH = "other"
+
+App = TypeVar("App", bound=ASGIApp)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Counts(Protocol):
         """A request has been answered."""
 
 
-class Guard:
+class Guard(Generic[App]):
     """ASGI middleware.
 
     Args:
@@ -77,7 +78,7 @@ class Guard:
         paths: that we have; others are counted as one.
     """
 
-    def __init__(self, app: FastAPI, limits: Limits, traffic: Traffic, metrics: Counts, paths: Collection[str]) -> None:
+    def __init__(self, app: App, limits: Limits, traffic: Traffic, metrics: Counts, paths: Collection[str]) -> None:
         self.app = app
         self.traffic = traffic
         self._limits = limits

@@ -1,5 +1,7 @@
 // The frame: tabs, the precision, light and dark.
 import { openChat } from "./chat.js";
+import { openCompare } from "./compare.js";
+import { openModel } from "./model.js";
 import { watch } from "./connection.js";
 import { showSettings } from "./drawer.js";
 import { facts, megabytes, number, short } from "./facts.js";
@@ -11,7 +13,7 @@ const at = (id) => document.getElementById(id);
 const precision = at("precision");
 const chosen = () => precision.value;
 const tabs = {};
-const names = ["write", "chat"];
+const names = ["write", "chat", "compare", "model"];
 
 function showModel() {
   const parts = [facts.parameters && `${short(facts.parameters)} parameters`, `${number(facts.context_tokens)} context`];
@@ -45,7 +47,8 @@ function choose(name, hasFocus = true) {
 function openTabs() {
   tabs.write = openWrite(at("write"), chosen, (settings) => choosePrecision(settings));
   tabs.chat = openChat(at("chat"), chosen);
-  for (const name of ["compare", "model"]) at(`tab-${name}`).hidden = !names.includes(name);
+  tabs.compare = openCompare(at("compare"), chosen, choosePrecision);
+  tabs.model = openModel(at("model"), chosen);
   for (const name of names) at(`tab-${name}`).addEventListener("click", () => choose(name, !matchMedia("(pointer: coarse)").matches));
   document.querySelector(".tabs").addEventListener("keydown", (event) => {
     const from = names.indexOf(event.target.dataset.tab);

@@ -13,9 +13,10 @@ const ENDS = {
 
 /** A text that is being generated. `state` is what the status line tells; `line()` is that line. */
 export class Run {
-  constructor(path, wish, { onStart = () => {}, onText = () => {}, onTokens = null, onChange = () => {} }) {
+  constructor(path, wish, { onStart = () => {}, onText = () => {}, onTokens = null, onChange = () => {}, say = announce }) {
     this.path = path;
     this.wish = wish;
+    this.say = say;
     this.handlers = { onStart, onText, onTokens, onChange };
     this.abort = new AbortController();
     this.state = { kind: "sending" };
@@ -33,7 +34,7 @@ export class Run {
 
   /** Run to the end. Returns its figures, with `finish_reason`; an error is one of them. */
   async finish() {
-    announce("Begun");
+    this.say("Begun");
     let end;
     try {
       for await (const event of stream(this.path, this.wish, this.abort.signal)) {
@@ -84,7 +85,7 @@ export class Run {
       finish_reason: isFull ? "context" : end.finish_reason,
     };
     this.state = { kind: "ended", figures };
-    announce(figures.error ?? `${ENDS[figures.finish_reason]}, ${count(figures.new_tokens, "token")}`);
+    this.say(figures.error ?? `${ENDS[figures.finish_reason]}, ${count(figures.new_tokens, "token")}`);
     this.handlers.onChange();
     return figures;
   }

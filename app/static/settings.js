@@ -7,7 +7,8 @@ export const PRESETS = {
   Balanced: {},
   Wild: { temperature: 1.2, min_p: 0.03 },
 };
-const DRAWN = ["temperature", "top_p", "top_k", "min_p", "typical_p"]; // what a preset sets
+export const DRAWN = ["temperature", "top_p", "top_k", "min_p", "typical_p"]; // what a preset sets
+const SHAPE = ["max_new_tokens", "seed", "stop_strings", "json_schema", "regex"]; // what a text is to be, however it is drawn
 const LENGTHS = { write: 256, chat: 1024, compare: 96 };
 const TEXTS = { stop_strings: Array.isArray, json_schema: isText, regex: isText, seed: Number.isSafeInteger };
 const kept = Object.fromEntries(Object.keys(LENGTHS).map((tab) => [tab, valid(load(`settings:${tab}`, {}))]));
@@ -76,6 +77,19 @@ export function presetOf(tab) {
 
 /** What the settings are called: a preset's name, or Custom. */
 export const describe = (tab) => presetOf(tab) ?? "Custom";
+
+/** Have Write and Chat draw tokens as these settings do; what shapes their texts (length, seed, stops, schema) stays. */
+export function drawAs(values) {
+  for (const tab of ["write", "chat"]) adopt(tab, { ...only(SHAPE, kept[tab]), ...without(SHAPE, values) });
+}
+
+/** Whether Write and Chat draw tokens as these settings do. */
+export const isDrawnAs = (values) => ["write", "chat"].every((tab) => isSame(without(SHAPE, kept[tab]), without(SHAPE, values)));
+
+const without = (names, values) => pick(values, (name) => !names.includes(name));
+const only = (names, values) => pick(values, (name) => names.includes(name));
+const pick = (values, isWanted) => Object.fromEntries(Object.entries(values).filter(([name]) => isWanted(name)));
+const isSame = (one, other) => Object.keys({ ...one, ...other }).every((name) => one[name] === other[name]);
 
 function changed(tab) {
   save(`settings:${tab}`, kept[tab]);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -30,19 +31,24 @@ def chat_prompt(messages: Sequence[PageMessage]) -> MakePrompt:
 
     def make(model: LanguageModel, options: SamplingOptions) -> Prompt:
         system = [message for message in messages[:1] if message.role == "system"]
-        turns = list(messages[len(system) :])
+        turns = messages[len(system) :]
         context = model.session.shape.max_position_embeddings
         needed = min(_wanted(options), context // 4)
-        dropped = 0
-        while True:
+
+        def prompt(pairs: int) -> Prompt:
+            return Prompt(_ids(model, [*system, *turns[2 * pairs :]]), 2 * pairs)
+
+        def has_room(pairs: int) -> bool:
             try:
-                ids = _ids(model, [*system, *turns])
-                if len(ids) + needed <= (context if not dropped else context // 2) or len(turns) <= 2:
-                    return Prompt(ids, dropped)
+                # Once some are left out, room for the next ones, too: what is computed then holds for a while.
+                return len(prompt(pairs).ids) + needed <= (context // 2 if pairs else context)
             except ContextLengthError:
-                if len(turns) <= 2:
-                    raise
-            turns, dropped = turns[2:], dropped + 2
+                return False
+
+        most = (len(turns) - 1) // 2
+        if has_room(0):
+            return prompt(0)
+        return prompt(min(most, 1 + bisect_left(range(1, most), True, key=has_room)))
 
     return make
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request
 from starlette.responses import JSONResponse, Response
 
-from app.api.engine import Answer, Engine
+from app.api.engine import Answer
 from app.api.errors import api_error
 from app.api.streaming import EventStream
 from app.generation import Events, PageText, figures
@@ -48,7 +48,7 @@ async def tokenize(request: Request, wish: Annotated[TokenizeWish, Body()]) -> R
     """The tokens of a text, with their ids."""
     models = page_service(request).models
     found = await models.get(models.default)
-    return JSONResponse(await found.engine.prepare(lambda: _tokens(found.model, wish)))
+    return JSONResponse(await found.engine.prepare(lambda: tokens_of(found.model, wish)))
 
 
 @router.post("/page/reproduce")
@@ -75,7 +75,7 @@ async def measure(request: Request, wish: Annotated[MeasureWish, Body()]) -> Res
     service = page_service(request)
     client = request.client.host if request.client else ""
     service.visitors.enter(client, service.limits.texts)
-    return EventStream(_measure(service, wish), partial(service.visitors.leave, client))
+    return EventStream(measured(service, wish), partial(service.visitors.leave, client))
 
 
 def _card(service: PageService) -> dict[str, Any]:
@@ -119,7 +119,8 @@ def _license(bundle: Bundle) -> str | None:
     return named[0] if named else None
 
 
-def _tokens(model: LanguageModel, wish: TokenizeWish) -> dict[str, Any]:
+def tokens_of(model: LanguageModel, wish: TokenizeWish) -> dict[str, Any]:
+    """The pieces of a text with their token ids, and its size."""
     text = wish.text
     if wish.as_question:
         text = model.chat_template.render([{"role": "user", "content": text}])
@@ -132,28 +133,33 @@ def _tokens(model: LanguageModel, wish: TokenizeWish) -> dict[str, Any]:
     }
 
 
-async def _measure(service: PageService, wish: MeasureWish) -> Events:
+async def measured(service: PageService, wish: MeasureWish) -> Events:
+    """Rows of speeds, a text each, for as long as a measurement takes."""
     try:
         precision = wish.precision or service.models.default
-        found = await service.models.get(precision)
-        context = found.model.session.shape.max_position_embeddings
-        prompt = min(MEASURED_PROMPT_TOKENS, context // 2)
-        new = min(MEASURED_NEW_TOKENS, context - prompt)
+        if service.models.state(precision) != "ready":
+            yield [{"loading": precision}]
+        await service.models.get(precision)
         ends = time.monotonic() + MEASURE_SECONDS
         while time.monotonic() < ends:
-            yield [{"row": await _round(found.engine, found.model, prompt, new) | {"precision": precision}}]
+            yield [{"row": await _round(service, precision)}]
         yield [{"end": {}}]
     except Exception as error:  # noqa: BLE001 - the status is sent already
         yield [{"error": str(api_error(error))}]
 
 
-async def _round(engine: Engine, model: LanguageModel, prompt_tokens: int, new_tokens: int) -> dict[str, Any]:
+async def _round(service: PageService, precision: str) -> dict[str, Any]:
     """One text of random tokens, to its full length."""
-    answer = engine.open(1)
+    found = await service.models.get(precision)
+    engine, model = found.engine, found.model
+    answer = engine.open(1)  # before anything is awaited: a precision without an answer may be closed
     try:
+        others = engine.accepted - 1
         text = answer.texts[0]
-        vocabulary = model.session.shape.vocab_size
-        ids = [random.randrange(vocabulary) for _ in range(prompt_tokens)]  # noqa: S311 - no secret
+        shape = model.session.shape
+        prompt_tokens = min(MEASURED_PROMPT_TOKENS, shape.max_position_embeddings // 2)
+        new_tokens = min(MEASURED_NEW_TOKENS, shape.max_position_embeddings - prompt_tokens)
+        ids = [random.randrange(shape.vocab_size) for _ in range(prompt_tokens)]  # noqa: S311 - no secret
         options = SamplingOptions(temperature=0, max_new_tokens=new_tokens, stop_token_ids=())
         text.request = model.text_request(ids, options, reuse_prompt=False, on_delta=text.take)
         engine.submit(answer)
@@ -163,9 +169,12 @@ async def _round(engine: Engine, model: LanguageModel, prompt_tokens: int, new_t
         answer.close()
     first = cost["first_token_seconds"]
     return {
+        "precision": precision,
+        "prompt_tokens": prompt_tokens,
+        "new_tokens": new_tokens,
         "prefill_tokens_per_second": prompt_tokens / first if first else None,
         "decode_tokens_per_second": cost["tokens_per_second"],
-        "others": max(0, engine.accepted),
+        "others": others,
     }
 
 

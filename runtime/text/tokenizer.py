@@ -12,6 +12,8 @@ from tokenizers import Tokenizer as HFTokenizer
 from runtime.bundle import Bundle
 from runtime.errors import BundleError, ContextLengthError, PromptError
 
+# Of a text much longer, for each token of the context; prose has about four.
+BEGINNING_CHARACTERS = 16
 REPLACEMENT = "\ufffd"  # stands for a byte that is not part of a UTF-8 character
 ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # as Python's error handler surrogateescape writes one
 
@@ -55,10 +57,7 @@ class Tokenizer:
             PromptError: the text is empty and there is no BOS token, it holds half of a surrogate pair, or a token that
                 the model does not have.
         """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise PromptError(f"the text is not valid Unicode: {error.reason} at character {error.start}") from None
+        _check_unicode(text)
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         if not ids and add_special_tokens:
             if self._bos_token_id is None:
@@ -79,7 +78,8 @@ class Tokenizer:
 
         Raises:
             PromptError: as `encode`.
-            ContextLengthError: the text has more bytes than a context full of the longest token.
+            ContextLengthError: the text has more bytes than a context full of the longest token, or its beginning more
+                tokens than twice the context.
         """
         size = len(text)  # in characters, each at least a byte
         if size > self._context_tokens and size > self._context_tokens * self._longest_token_bytes:
@@ -87,6 +87,16 @@ class Tokenizer:
                 f"the prompt has {size:,} characters and the model's context is {self._context_tokens} tokens: it "
                 "cannot fit; shorten it"
             )
+        _check_unicode(text)
+        beginning = text[: BEGINNING_CHARACTERS * self._context_tokens]
+        if size > 2 * len(beginning):
+            # What follows can change the last tokens of a beginning, and not half of them.
+            tokens = len(self._tokenizer.encode(beginning, add_special_tokens=False).ids)
+            if tokens > 2 * self._context_tokens:
+                raise ContextLengthError(
+                    f"the prompt has more than {tokens // 2:,} tokens and the model's context is "
+                    f"{self._context_tokens}: it cannot fit; shorten it"
+                )
         return self.encode(text, add_special_tokens=add_special_tokens)
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -169,6 +179,13 @@ class Tokenizer:
     def _valid_run(self, run: bytearray) -> list[int]:
         text = ESCAPED_BYTE.sub(REPLACEMENT, run.decode("utf-8", "surrogateescape"))
         return [self._id_of_byte[byte] for byte in text.encode("utf-8")]
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptError(f"the text is not valid Unicode: {error.reason} at character {error.start}") from None
 
 
 def load_tokenizer(folder: Path) -> HFTokenizer:

@@ -134,13 +134,14 @@ def test_a_run_that_cannot_be_read_has_no_curve(tmp_path, text):
 
 def test_a_measurement_tells_rows_of_speeds(page, monkeypatch):
     monkeypatch.setattr(model_tab, "MEASURE_SECONDS", 0.2)
-    *rows, end = page.events("/page/measure", precision="int8")
+    events = page.events("/page/measure", precision="int8")
+    rows = [event["row"] for event in events if "row" in event]
     assert rows
-    for event in rows:
-        assert event["row"]["precision"] == "int8"
-        assert event["row"]["prefill_tokens_per_second"] > 0
-        assert event["row"]["decode_tokens_per_second"] > 0
-    assert end == {"end": {}}
+    for row in rows:
+        assert (row["precision"], row["prompt_tokens"], row["new_tokens"], row["others"]) == ("int8", 96, 64, 0)
+        assert row["prefill_tokens_per_second"] > 0
+        assert row["decode_tokens_per_second"] > 0
+    assert events[-1] == {"end": {}}
 
 
 WISHES = {
