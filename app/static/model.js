@@ -128,7 +128,7 @@ function precisions(known, chosen, measure) {
     el(
       "tr",
       { class: name === chosen ? "chosen" : null, title: summaries[name] },
-      el("th", { scope: "row" }, name, name === chosen ? el("span", { class: "tag" }, "in use") : null),
+      el("th", { scope: "row" }, name, name === chosen ? [" ", el("span", { class: "tag" }, "in use")] : null),
       columns.map(([, value]) => el("td", {}, value(row) || "–")),
     ),
   );
