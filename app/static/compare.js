@@ -131,6 +131,7 @@ export function openCompare(panel, precision, choosePrecision) {
     for (const column of columns) {
       if (isStopped) break;
       running = column;
+      draw();
       reveal(column);
       const figures = await column.go({ text, as_question: asQuestion }, seed, soon);
       isStopped ||= Boolean(figures.is_gone);
