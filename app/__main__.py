@@ -57,6 +57,9 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="N",
         help="of one address, waiting and running (default %(default)s)",
     )
+    parser.add_argument(
+        "--share", action="store_true", help="also make a public address, through Gradio's relay (needs the internet)"
+    )
     _add_server(parser)
 
 

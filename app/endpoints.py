@@ -31,6 +31,8 @@ from app.wishes import ChatWish, ContinueWish, MeasureWish, PromptWish, Tokenize
 # How often a call looks whether its client is still there.
 LOOK_SECONDS = 0.25
 MOST_COLUMNS = 8
+# Calls that Gradio has taken and not begun: each holds its arguments.
+MOST_WAITING = 64
 # How often an idle queue looks for calls; Gradio would look a thousand times a second.
 IDLE_SECONDS = 0.02
 
@@ -50,7 +52,7 @@ async def gradio_endpoints(service: PageService) -> AsyncIterator[GradioGate]:
         for function in (calls.continue_text, calls.chat, calls.compare, calls.tokenize, calls.measure, calls.models):
             # The engine's queue is the one that is bounded; nobody waits in Gradio's.
             api(function, api_name=function.__name__, concurrency_limit=None)
-    blocks.queue(api_open=False)
+    blocks.queue(max_size=MOST_WAITING, api_open=False)
     _calm(blocks)
     host = FastAPI()
     gr.mount_gradio_app(host, blocks, path="/", footer_links=[], run_history=False, ssr_mode=False, mcp_server=False)

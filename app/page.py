@@ -66,7 +66,6 @@ def page_facts(service: PageService) -> dict[str, Any]:
     context = bundle.shape.max_position_embeddings
     return {
         "name": service.name,
-        "source": service.source,
         "parameters": bundle.manifest.get("parameters", {}).get("total"),
         "context_tokens": context,
         "precision": models.default,

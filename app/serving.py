@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
 from app.api.application import Settings, build_api
 from app.api.guard import Limits
 from app.api.server import DrainingServer
+from app.share import Share
 from app.wishes import PageLimits
 from runtime.bundle import MANIFEST, Bundle
 from runtime.errors import ChatTemplateError, MissingDependencyError, OptionError
@@ -35,7 +37,7 @@ def serve(args: argparse.Namespace, hosts: tuple[str, ...] | None) -> None:
     )
     with suppress(ChatTemplateError, MissingDependencyError):
         _ = model.chat_template  # compiled now, and not while the first client waits
-    name = args.model_name or Path(args.bundle).resolve().name
+    name = args.model_name or model_name(bundle, args.bundle)
     settings = _settings(args, bundle, name, key=key, hosts=hosts)
     where = f"[{args.host}]" if ":" in args.host else args.host
     server = DrainingServer(
@@ -59,22 +61,27 @@ def run(args: argparse.Namespace, hosts: tuple[str, ...] | None) -> None:
     if precision not in bundle.precisions:
         raise OptionError(f"{args.bundle} has no precision {precision!r}; it has {', '.join(bundle.precisions)}")
     name = args.model_name or model_name(bundle, args.bundle)
+    address = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{args.port}"
+    names = None if hosts is None else set(hosts)
     site = Site(
         bundle,
         precision=precision,
-        settings=_settings(args, bundle, name, key=None, hosts=hosts),
+        settings=_settings(args, bundle, name, key=None, hosts=names),
         page_limits=PageLimits(args.max_prompt_tokens, args.max_new_tokens, args.max_texts),
         threads=args.threads,
         source=args.bundle,
+        share=Share(args.port, names, _announce_share) if args.share else None,
     )
-    where = f"[{args.host}]" if ":" in args.host else args.host
 
     def announce() -> None:
-        address = f"http://{where}:{args.port}"
         print(f"{name} ({precision}) is at {address}/", flush=True)
-        print(f"OpenAI's API is at {address}/v1. Press Ctrl-C to stop.", flush=True)
+        print(f"Programs call {address}/v1 (OpenAI's API). Press Ctrl-C to stop.", flush=True)
 
     DrainingServer(site, host=args.host, port=args.port, drain_seconds=args.drain_seconds, announce=announce).run()
+
+
+def _announce_share(address: str) -> None:
+    print(f"Anybody who has it may use {address}/ until this ends.", flush=True)
 
 
 def model_name(bundle: Bundle, source: str) -> str:
@@ -84,7 +91,7 @@ def model_name(bundle: Bundle, source: str) -> str:
 
 
 def _settings(
-    args: argparse.Namespace, bundle: Bundle, name: str, *, key: str | None, hosts: tuple[str, ...] | None
+    args: argparse.Namespace, bundle: Bundle, name: str, *, key: str | None, hosts: Collection[str] | None
 ) -> Settings:
     made = bundle.folder / MANIFEST
     return Settings(

@@ -22,6 +22,7 @@ from app.gradio_gate import is_gradios
 from app.models import Models
 from app.page import SECURITY_HEADERS, build_page, reason
 from app.service import PageService
+from app.share import Share
 from app.wishes import PageLimits
 from runtime.bundle import Bundle
 from runtime.language_model import LanguageModel
@@ -41,6 +42,7 @@ class Site:
         page_limits: of one visitor of the page.
         threads: of a matrix product; None for the physical cores.
         source: the bundle as the command line named it.
+        share: opened once Gradio is there.
 
     Attributes:
         traffic: the requests under way, and whether new ones are taken.
@@ -56,9 +58,11 @@ class Site:
         page_limits: PageLimits,
         threads: int | None = None,
         source: str = "BUNDLE",
+        share: Share | None = None,
     ) -> None:
         self.traffic = Traffic()
         self._settings = settings
+        self._share = share
         self._api: Guard[FastAPI] | None = None
         self._gradio: ASGIApp | None = None
         self._has_gradio = asyncio.Event()
@@ -121,6 +125,8 @@ class Site:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
+        if self._share is not None:
+            self._share.close()
         await self._service.torch.close()
         await self.models.close()
         await send({"type": "lifespan.shutdown.complete"})
@@ -137,6 +143,8 @@ class Site:
         except Exception as error:  # noqa: BLE001 - as above
             LOG.error("Gradio's endpoints are not there: %s", error)  # noqa: TRY400
         self._has_gradio.set()
+        if self._share is not None:
+            self._share.open()
 
     def _make_engine(self, model: LanguageModel) -> Engine:
         if model.session.precision != self.models.default:

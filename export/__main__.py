@@ -75,6 +75,9 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "(GPTQ), and an int8 KV cache takes its scales from them; 0 rounds weights to the nearest, which is quick "
         "(default: 4,096, or 16,384 for 4 bits)",
     )
+    parser.add_argument(
+        "--name", help="of the model, as people read it; default: the Hub id's, the model's own, or the folder's"
+    )
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="take its tokenizer instead of the GGUF file's own")
     parser.add_argument(

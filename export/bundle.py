@@ -22,6 +22,7 @@ from export.graph_builder import OPSET
 from export.int8_cache import EvenedCheckpoint, write_int8_cache_graph
 from export.manifest import file_entries
 from export.model_card import model_card
+from export.naming import model_name
 from export.operators import FusedOperators, Operators
 from export.portable import portable_recipes
 from export.precisions import Recipe
@@ -62,6 +63,7 @@ def export_bundle(
     *,
     source: str,
     base_model: str | None = None,
+    name: str | None = None,
     compare: Callable[[Path], dict[str, Any]] | None = None,
     portable: bool = False,
     calibration_tokens: int | None = None,
@@ -75,6 +77,7 @@ def export_bundle(
         recipes: one graph each.
         source: how the user named the checkpoint, for the manifest.
         base_model: its Hub id if it came from there, for the model card.
+        name: for people; None for the Hub id's, or what the model or its folder is called.
         compare: called with the finished folder before it takes its place; its figures go into manifest and card.
         portable: write standard ONNX operators alone, for other engines: slower, and without a cache in place.
         calibration_tokens: how many the model samples where a precision needs its activations; None for what the
@@ -111,7 +114,8 @@ def export_bundle(
         in_place = operators.in_place_cache
         graph_config = checkpoint.config.replace(head_dim=operators.cache_head_dim(checkpoint.config))
         write_json(folder / genai.FILE, genai.genai_config(graph_config, generation, entries, in_place_cache=in_place))
-        manifest = _manifest(checkpoint, entries, source, operators)
+        manifest = {"name": name or model_name(checkpoint, source, base_model)}
+        manifest |= _manifest(checkpoint, entries, source, operators)
         if base_model is not None:
             manifest["base_model"] = base_model
         write_json(folder / MANIFEST, manifest)

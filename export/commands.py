@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> None:
         precisions,
         source=str(args.checkpoint),
         base_model=None if Path(args.checkpoint).exists() else args.checkpoint,
+        name=args.name,
         portable=args.portable,
         calibration_tokens=args.calibration_tokens,
         compare=None if args.no_compare else compare_before_rename,

@@ -44,7 +44,9 @@ def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
 
 def describe(manifest: dict[str, Any], defaults: Mapping[str, Any]) -> str:
     """The manifest for a person, and the sampling defaults that the bundle brings."""
-    lines = [f"from {manifest['source']}, {manifest['parameters']['total']:,} parameters; all files are whole"]
+    # Bundles of older versions have none.
+    called = f"{manifest['name']}, " if manifest.get("name") else ""
+    lines = [f"{called}from {manifest['source']}, {manifest['parameters']['total']:,} parameters; all files are whole"]
     names = max(map(len, manifest["precisions"]))
     files = max(len(entry["file"]) for entry in manifest["precisions"].values())
     for name, entry in manifest["precisions"].items():

@@ -47,7 +47,7 @@ def model_card(config: ModelConfig, manifest: dict[str, Any]) -> str:
     return CARD.format(
         # The Hub's word for what was made from a model in another format is a quantization of it.
         base_model=f"\nbase_model: {base_model}\nbase_model_relation: quantized" if base_model else "",
-        name=manifest["source"].rstrip("/").rpartition("/")[2],
+        name=manifest["name"],
         parameters=manifest["parameters"]["total"],
         rows=rows,
         comparison=_comparison(manifest.get("comparison")),

@@ -67,6 +67,12 @@ class GGUFModel:
         self.shapes: Mapping[str, tuple[int, ...]] = parameter_shapes(self.config)
         self._check_tensors()
 
+    @property
+    def own_name(self) -> str | None:
+        """What the file calls the model: `general.name`."""
+        name = self._file.metadata.get("general.name")
+        return name if isinstance(name, str) else None
+
     def tensor(self, name: str) -> Tensor:
         """`WeightSource.tensor`."""
         if name == HEAD and name not in self.shapes:

@@ -74,7 +74,10 @@ export class Column {
   offer(known) {
     const options = facts.precisions.map(({ name, summary: title }) => Object.assign(new Option(name, name), { title }));
     const missing = known?.pytorch.missing;
-    if (known) options.push(Object.assign(new Option(missing ? "PyTorch: not here" : "PyTorch", PYTORCH), { disabled: Boolean(missing), title: missing ?? "" }));
+    if (known)
+      options.push(
+        Object.assign(new Option(missing ? "PyTorch: not here" : "PyTorch", PYTORCH), { disabled: Boolean(missing), title: missing ?? "" }),
+      );
     else if (this.precision === PYTORCH) options.push(new Option("PyTorch", PYTORCH));
     this.choice.replaceChildren(...options);
     if (!options.some(({ value, disabled }) => value === this.precision && !disabled)) this.precision = facts.precision;
@@ -111,7 +114,12 @@ export class Column {
     const nothing = this.run || this.isWaiting ? "" : `What ${this.title} makes of the prompt.`;
     this.text.replaceChildren(
       ...(this.tokens.length
-        ? [same, space, mark && el("mark", { title: `Column 1: ${shown(first.tokens[found.tokens]?.[0])}` }, mark), rest && el("span", { class: "after" }, rest)]
+        ? [
+            same,
+            space,
+            mark && el("mark", { title: `Column 1: ${shown(first.tokens[found.tokens]?.[0])}` }, mark),
+            rest && el("span", { class: "after" }, rest),
+          ]
         : [el("span", { class: "nothing-yet" }, nothing)]
       ).filter(Boolean),
     );
@@ -138,7 +146,10 @@ export class Column {
 
   figureList(known, fastest) {
     const speed = this.run ? this.run.speed() : this.figures?.tokens_per_second;
-    const row = this.precision === PYTORCH ? known && { ...known.reference, kl: 0, file_bytes: known.pytorch.bytes } : known?.precisions[this.precision];
+    const row =
+      this.precision === PYTORCH
+        ? known && { ...known.reference, kl: 0, file_bytes: known.pytorch.bytes }
+        : known?.precisions[this.precision];
     const bytes = row?.file_bytes ?? facts.precisions.find(({ name }) => name === this.precision)?.bytes;
     const meter = el("span", { class: "meter", "aria-hidden": "true" }, el("i"));
     meter.firstChild.style.width = `${fastest && speed ? (100 * speed) / fastest : 0}%`;
@@ -146,8 +157,18 @@ export class Column {
       figure("tokens/s", speed && number(speed >= 10 ? Math.round(speed) : Number(speed.toFixed(1))), meter),
       figure("to first token", this.figures?.first_token_seconds && duration(this.figures.first_token_seconds)),
       figure("of weights", bytes && megabytes(bytes)),
-      figure("KL, nats", row?.kl !== undefined && nats(row.kl), null, "From PyTorch’s distribution to this one’s, a mean over tokens: 0 is the same"),
-      figure("perplexity", row?.perplexity && perplexity(row.perplexity), null, "On the text that the bundle was compared on: lower is better"),
+      figure(
+        "KL, nats",
+        row?.kl !== undefined && nats(row.kl),
+        null,
+        "From PyTorch’s distribution to this one’s, a mean over tokens: 0 is the same",
+      ),
+      figure(
+        "perplexity",
+        row?.perplexity && perplexity(row.perplexity),
+        null,
+        "On the text that the bundle was compared on: lower is better",
+      ),
     ];
   }
 }

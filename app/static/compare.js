@@ -68,7 +68,12 @@ export function openCompare(panel, precision, choosePrecision) {
   function build(all) {
     columns = all.map((one, index) => {
       const place = index + 1;
-      const column = new Column(one, { place, onChange: changed, onUse: () => use(column), onRemove: place > 2 ? () => remove(column) : null });
+      const column = new Column(one, {
+        place,
+        onChange: changed,
+        onUse: () => use(column),
+        onRemove: place > 2 ? () => remove(column) : null,
+      });
       if (known) column.offer(known);
       return column;
     });
@@ -126,6 +131,7 @@ export function openCompare(panel, precision, choosePrecision) {
     for (const column of columns) {
       if (isStopped) break;
       running = column;
+      draw();
       reveal(column);
       const figures = await column.go({ text, as_question: asQuestion }, seed, soon);
       isStopped ||= Boolean(figures.is_gone);

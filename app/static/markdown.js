@@ -105,7 +105,7 @@ function belongs(lines, at, indent) {
   const line = lines[at];
   if (!line.trim()) return /^\s{2,}\S/.test(lines[at + 1] ?? "") && leading(lines[at + 1]) > indent + 1;
   if (leading(line) > indent + 1) return true;
-  return !ITEM.test(line) && !FENCE.test(line) && !HEADING.test(line) && lines[at - 1].trim() !== "";
+  return !begins(line) && lines[at - 1].trim() !== "";
 }
 
 const leading = (line) => line.length - line.trimStart().length;

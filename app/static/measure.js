@@ -18,7 +18,14 @@ export function openMeasure(precision) {
   const status = el("div", { class: "status", id: "measure-status" });
   const progress = el("progress", { max: String(SECONDS), value: "0", "aria-label": "Seconds measured", hidden: true });
   const table = el("div", { class: "wide-table", role: "region", tabindex: "0", "aria-label": "What was measured here", hidden: true });
-  const element = el("div", { class: "measure" }, el("h3", {}, "Measure here"), el("div", { class: "measure-line" }, main, status), progress, table);
+  const element = el(
+    "div",
+    { class: "measure" },
+    el("h3", {}, "Measure here"),
+    el("div", { class: "measure-line" }, main, status),
+    progress,
+    table,
+  );
   draw();
   return { element, draw, stop };
 
@@ -75,15 +82,44 @@ export function openMeasure(precision) {
     const names = [...new Set(rows.map((row) => row.precision))];
     table.hidden = !names.length;
     const last = rows.at(-1);
-    if (abort && last) say(["Measuring…", `${number(rows.filter((row) => row.precision === last.precision).length)} texts`, last.others ? `${number(last.others)} beside it` : null]);
-    else if (!abort) status.replaceChildren(el("em", {}, last ? "The median of the texts of each" : "A long prompt and 64 new tokens, again and again, beside what others ask for"));
+    if (abort && last)
+      say([
+        "Measuring…",
+        `${number(rows.filter((row) => row.precision === last.precision).length)} texts`,
+        last.others ? `${number(last.others)} beside it` : null,
+      ]);
+    else if (!abort)
+      status.replaceChildren(
+        el(
+          "em",
+          {},
+          last ? "The median of the texts of each" : "A long prompt and 64 new tokens, again and again, beside what others ask for",
+        ),
+      );
     const head = ["Precision", "Prompt, tokens/s", "New, tokens/s", "Range", "Texts"];
     table.replaceChildren(
       el(
         "table",
         {},
-        el("thead", {}, el("tr", {}, head.map((name) => el("th", { scope: "col" }, name)))),
-        el("tbody", {}, names.map((name) => summaryRow(name, rows.filter((row) => row.precision === name)))),
+        el(
+          "thead",
+          {},
+          el(
+            "tr",
+            {},
+            head.map((name) => el("th", { scope: "col" }, name)),
+          ),
+        ),
+        el(
+          "tbody",
+          {},
+          names.map((name) =>
+            summaryRow(
+              name,
+              rows.filter((row) => row.precision === name),
+            ),
+          ),
+        ),
       ),
     );
   }
@@ -93,8 +129,18 @@ function summaryRow(name, rows) {
   const speeds = rows.map((row) => row.decode_tokens_per_second).filter(Boolean);
   const whole = (value) => (value ? number(Math.round(value)) : "–");
   const range = speeds.length > 1 ? `${whole(Math.min(...speeds))}–${whole(Math.max(...speeds))}` : "–";
-  const cells = [whole(median(rows.map((row) => row.prefill_tokens_per_second).filter(Boolean))), whole(median(speeds)), range, number(rows.length)];
-  return el("tr", {}, el("th", { scope: "row" }, name), cells.map((value) => el("td", {}, value)));
+  const cells = [
+    whole(median(rows.map((row) => row.prefill_tokens_per_second).filter(Boolean))),
+    whole(median(speeds)),
+    range,
+    number(rows.length),
+  ];
+  return el(
+    "tr",
+    {},
+    el("th", { scope: "row" }, name),
+    cells.map((value) => el("td", {}, value)),
+  );
 }
 
 function median(values) {

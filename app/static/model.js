@@ -40,12 +40,21 @@ export function openModel(panel, precision) {
       known ??= await card();
       draw();
     } catch (error) {
-      about.replaceChildren(el("p", { class: "hint" }, `What the server knows of the model did not come. ${error.message} `, button("Try again", shown, { class: "small" })));
+      about.replaceChildren(
+        el(
+          "p",
+          { class: "hint" },
+          `What the server knows of the model did not come. ${error.message} `,
+          button("Try again", shown, { class: "small" }),
+        ),
+      );
     }
   }
 
   function draw() {
-    about.replaceChildren(...[identity(known), precisions(known, precision(), measure.element), known.losses && losses(known.losses)].filter(Boolean));
+    about.replaceChildren(
+      ...[identity(known), precisions(known, precision(), measure.element), known.losses && losses(known.losses)].filter(Boolean),
+    );
   }
 }
 
@@ -59,7 +68,11 @@ function identity(known) {
     ["Layers", number(known.layers)],
     ["Made with", versions.join(", ")],
   ].filter(([, value]) => value);
-  const list = el("dl", { class: "rows" }, rows.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+  const list = el(
+    "dl",
+    { class: "rows" },
+    rows.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))),
+  );
   return el("section", { class: "identity" }, el("h2", {}, facts.name), el("div", { class: "two" }, list, parts(known.parameters)));
 }
 
@@ -76,7 +89,16 @@ function parts(parameters) {
     piece.style.flexGrow = share;
     bar.append(piece);
     const percent = share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
-    list.append(el("li", {}, el("i", { class: `part-${index}` }), el("span", {}, label), el("span", {}, short(parameters[key])), el("span", {}, percent)));
+    list.append(
+      el(
+        "li",
+        {},
+        el("i", { class: `part-${index}` }),
+        el("span", {}, label),
+        el("span", {}, short(parameters[key])),
+        el("span", {}, percent),
+      ),
+    );
   });
   const heading = el("h3", {}, `${number(total)} parameters`);
   const tied = parameters.lm_head ? null : el("p", { class: "hint" }, "The output head shares the token embeddings.");
@@ -96,35 +118,53 @@ function precisions(known, chosen, measure) {
   const rows = Object.entries(known.precisions);
   const isCompared = rows.some(([, row]) => row.kl !== undefined);
   const columns = isCompared ? COLUMNS : COLUMNS.slice(0, 1);
-  const head = el("tr", {}, [["Precision"], ...columns].map(([name]) => el("th", { scope: "col" }, name)));
+  const head = el(
+    "tr",
+    {},
+    [["Precision"], ...columns].map(([name]) => el("th", { scope: "col" }, name)),
+  );
   const summaries = Object.fromEntries(facts.precisions.map(({ name, summary }) => [name, summary]));
   const body = rows.map(([name, row]) =>
     el(
       "tr",
       { class: name === chosen ? "chosen" : null, title: summaries[name] },
-      el("th", { scope: "row" }, name, name === chosen ? el("span", { class: "tag" }, "in use") : null),
+      el("th", { scope: "row" }, name, name === chosen ? [" ", el("span", { class: "tag" }, "in use")] : null),
       columns.map(([, value]) => el("td", {}, value(row) || "–")),
     ),
   );
-  const table = el("div", { class: "wide-table", tabindex: "0", role: "region", "aria-label": "The precisions" }, el("table", {}, el("thead", {}, head), el("tbody", {}, body)));
+  const table = el(
+    "div",
+    { class: "wide-table", tabindex: "0", role: "region", "aria-label": "The precisions" },
+    el("table", {}, el("thead", {}, head), el("tbody", {}, body)),
+  );
   return el("section", {}, el("h2", {}, "Precisions"), about(known, isCompared), table, isCompared ? plots(rows, chosen) : null, measure);
 }
 
 function about(known, isCompared) {
   if (!isCompared) {
-    return el("p", { class: "hint" }, "This bundle holds no comparison with its checkpoint. One is made at export: ", el("code", {}, "python -m export run CHECKPOINT --out BUNDLE"));
+    return el(
+      "p",
+      { class: "hint" },
+      "This bundle holds no comparison with its checkpoint. One is made at export: ",
+      el("code", {}, "python -m export run CHECKPOINT --out BUNDLE"),
+    );
   }
   const { text, tokens } = known.compared_on;
   const { name, perplexity: own } = known.reference;
   const where = [tokens && `${number(tokens)} tokens`, text && `of ${text}`].filter(Boolean).join(" ");
   const reference = name && own ? ` ${name} itself has a perplexity of ${perplexity(own)} there.` : "";
-  return el("p", { class: "hint" }, `Each held against ${name ?? "the reference"} on ${where || "the same text"} when the bundle was made.${reference}`);
+  return el(
+    "p",
+    { class: "hint" },
+    `Each held against ${name ?? "the reference"} on ${where || "the same text"} when the bundle was made.${reference}`,
+  );
 }
 
 function plots(rows, chosen) {
   const compared = rows.filter(([, row]) => row.kl !== undefined);
   const points = compared.map(([name, row]) => ({ name, x: row.file_bytes / 1e6, y: Math.max(row.kl, 0), isChosen: name === chosen }));
-  const bars = (figure) => compared.filter(([, row]) => row[figure]).map(([name, row]) => ({ name, value: row[figure], isChosen: name === chosen }));
+  const bars = (figure) =>
+    compared.filter(([, row]) => row[figure]).map(([name, row]) => ({ name, value: row[figure], isChosen: name === chosen }));
   return el(
     "div",
     { class: "plots" },
@@ -137,5 +177,11 @@ function plots(rows, chosen) {
 function losses({ training, held_out: heldOut }) {
   const last = heldOut.at(-1) ?? training.at(-1);
   const told = `After ${number(last[0])} steps: ${last[1].toFixed(3)} nats a token${heldOut.length ? " on held-out text" : ""}.`;
-  return el("section", {}, el("h2", {}, "Training"), el("p", { class: "hint" }, told), el("div", { class: "plots one" }, lossPlot("Loss in nats a token, by step", training, heldOut)));
+  return el(
+    "section",
+    {},
+    el("h2", {}, "Training"),
+    el("p", { class: "hint" }, told),
+    el("div", { class: "plots one" }, lossPlot("Loss in nats a token, by step", training, heldOut)),
+  );
 }

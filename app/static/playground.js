@@ -34,8 +34,17 @@ export function openPlayground() {
     timer = setTimeout(cut, DELAY);
   });
   pieces.addEventListener("keydown", move);
-  for (const kind of ["focusin", "pointerover", "click"]) pieces.addEventListener(kind, ({ target }) => tell(target.closest("[role=option]")));
-  const element = el("section", { class: "playground" }, el("h2", {}, "Tokens"), field, el("div", { class: "counts-line" }, counts, options), pieces, told);
+  for (const kind of ["focusin", "pointerover", "click"])
+    pieces.addEventListener(kind, ({ target }) => tell(target.closest("[role=option]")));
+  const element = el(
+    "section",
+    { class: "playground" },
+    el("h2", {}, "Tokens"),
+    field,
+    el("div", { class: "counts-line" }, counts, options),
+    pieces,
+    told,
+  );
   return { element, shown: () => (grow(), asked || cut()) };
 
   async function cut() {
@@ -53,14 +62,23 @@ export function openPlayground() {
     pieces.hidden = told.hidden = !found.length;
     told.textContent = matchMedia("(pointer: coarse)").matches ? "Tap a piece to see its ids." : "Point at a piece, or use the arrow keys.";
     counts.textContent = found.length
-      ? [count(tokens, "token"), count(characters, "character"), count(bytes, "byte"), `${(characters / tokens).toFixed(1)} characters a token`].join(" · ")
+      ? [
+          count(tokens, "token"),
+          count(characters, "character"),
+          count(bytes, "byte"),
+          `${(characters / tokens).toFixed(1)} characters a token`,
+        ].join(" · ")
       : "No text, no tokens";
   }
 
   function option([text, ids, isSpecial], index) {
     const colour = isSpecial ? "special" : `colour-${index % COLOURS}`;
     const label = `${isSpecial ? "Special token " : ""}${text}, ${ids.length > 1 ? "ids" : "id"} ${ids.join(", ")}`;
-    const made = el("span", { role: "option", class: `piece ${colour}`, "aria-label": label, "aria-selected": "false", tabindex: index ? "-1" : "0" }, el("span", {}, visible(text)));
+    const made = el(
+      "span",
+      { role: "option", class: `piece ${colour}`, "aria-label": label, "aria-selected": "false", tabindex: index ? "-1" : "0" },
+      el("span", {}, visible(text)),
+    );
     made.append(el("small", { "aria-hidden": "true" }, ids.join(" ")));
     made.about = { text, ids, isSpecial };
     // A newline is told by a sign, and breaks the line of pieces as it does the text.
@@ -83,7 +101,14 @@ export function openPlayground() {
   function move(event) {
     const all = [...pieces.querySelectorAll("[role=option]")];
     const at = all.indexOf(document.activeElement);
-    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, ArrowDown: beside(all, at, 1), ArrowUp: beside(all, at, -1), Home: 0, End: all.length - 1 }[event.key];
+    const to = {
+      ArrowRight: at + 1,
+      ArrowLeft: at - 1,
+      ArrowDown: beside(all, at, 1),
+      ArrowUp: beside(all, at, -1),
+      Home: 0,
+      End: all.length - 1,
+    }[event.key];
     if (to === undefined || !all[to]) return;
     event.preventDefault();
     all[at].tabIndex = -1;
@@ -97,7 +122,9 @@ function beside(all, at, step) {
   const from = all[at]?.getBoundingClientRect();
   if (!from) return -1;
   const middle = (box) => (box.left + box.right) / 2;
-  const lines = all.map((one, index) => ({ index, box: one.getBoundingClientRect() })).filter(({ box }) => (box.top - from.top) * step > from.height / 2);
+  const lines = all
+    .map((one, index) => ({ index, box: one.getBoundingClientRect() }))
+    .filter(({ box }) => (box.top - from.top) * step > from.height / 2);
   const top = step > 0 ? Math.min(...lines.map(({ box }) => box.top)) : Math.max(...lines.map(({ box }) => box.top));
   const line = lines.filter(({ box }) => Math.abs(box.top - top) < from.height / 2);
   line.sort((one, other) => Math.abs(middle(one.box) - middle(from)) - Math.abs(middle(other.box) - middle(from)));

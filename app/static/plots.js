@@ -8,8 +8,12 @@ const HEIGHT = 180;
 const FRAME = { left: 44, right: 12, top: 8, bottom: 24 };
 
 /** A picture with its heading. `told` is what it shows, in words. */
-function figure(title, told, shapes, height = HEIGHT) {
-  const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${height}`, class: "plot", role: "img", "aria-label": `${title}. ${told}` }, ...shapes);
+function figure(title, told, shapes, { height = HEIGHT, width = WIDTH } = {}) {
+  const picture = svg(
+    "svg",
+    { viewBox: `0 0 ${width} ${height}`, class: "plot", role: "img", "aria-label": `${title}. ${told}` },
+    ...shapes,
+  );
   return el("figure", {}, el("figcaption", {}, title), picture);
 }
 
@@ -34,7 +38,8 @@ function ticks(from, to, wanted) {
 
 const SHORT = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
-const powerOfTen = (power) => (power >= -3 ? String(10 ** power) : `10⁻${[...String(-power)].map((digit) => SUPERSCRIPTS[digit]).join("")}`);
+const powerOfTen = (power) =>
+  power >= -3 ? String(10 ** power) : `10⁻${[...String(-power)].map((digit) => SUPERSCRIPTS[digit]).join("")}`;
 
 /** Points by size and divergence: KL on a logarithmic axis, where what is only rounding stands at the foot. */
 export function scatterPlot(title, points, names) {
@@ -52,9 +57,15 @@ export function scatterPlot(title, points, names) {
     shapes.push(label(isFoot ? "0" : powerOfTen(power), FRAME.left - 8, y(power) + 4, { class: "end" }));
   }
   for (const size of ticks(0, most, 4)) shapes.push(label(SHORT.format(size), x(size), HEIGHT - FRAME.bottom + 17, { class: "middle" }));
-  shapes.push(...points.map((point) => svg("circle", { cx: round(x(point.x)), cy: round(y(at(point))), r: 5, class: point.isChosen ? "mark chosen" : "mark" })));
+  shapes.push(
+    ...points.map((point) =>
+      svg("circle", { cx: round(x(point.x)), cy: round(y(at(point))), r: 5, class: point.isChosen ? "mark chosen" : "mark" }),
+    ),
+  );
   shapes.push(...named(points.map((point) => ({ ...point, left: x(point.x), top: y(at(point)) }))));
-  const told = points.map((point) => `${point.name}: ${number(Math.round(point.x * 10) / 10)} ${names.x}, ${Number(point.y.toPrecision(2))} ${names.y}`).join("; ");
+  const told = points
+    .map((point) => `${point.name}: ${number(Math.round(point.x * 10) / 10)} ${names.x}, ${Number(point.y.toPrecision(2))} ${names.y}`)
+    .join("; ");
   return figure(title, told, shapes);
 }
 
@@ -76,8 +87,8 @@ function named(points) {
 export function barPlot(title, rows) {
   const step = 30;
   const left = 68;
-  const right = WIDTH - 48;
   const most = Math.max(...rows.map(({ value }) => value));
+  const right = WIDTH - 14 - 7 * number(Math.round(most)).length; // the longest value has room behind its bar
   const shapes = rows.flatMap(({ name, value, isChosen }, index) => {
     const top = 8 + index * step;
     const width = Math.max(2, ((right - left) * value) / most);
@@ -88,7 +99,7 @@ export function barPlot(title, rows) {
     ];
   });
   const told = rows.map(({ name, value }) => `${name}: ${number(Math.round(value))}`).join("; ");
-  return figure(title, told, shapes, 8 + rows.length * step);
+  return figure(title, told, shapes, { height: 8 + rows.length * step });
 }
 
 /** The losses of a run: means of training steps, and what was held out. */
@@ -99,20 +110,35 @@ export function lossPlot(title, training, heldOut) {
   // The first steps fall from the logarithm of the vocabulary: they would press the rest flat.
   const high = Math.max(values[Math.floor(values.length * 0.97)], ...heldOut.map(([, loss]) => loss)) * 1.02;
   const low = values[0] * 0.98;
-  const wide = { ...FRAME, left: 40 };
-  const x = scale(0, Math.max(...steps), wide.left, WIDTH * 2 - wide.right);
-  const y = scale(low, high, HEIGHT - wide.bottom, wide.top);
-  const path = (points) => points.map(([step, loss], index) => `${index ? "L" : "M"}${round(x(step))} ${round(y(Math.min(loss, high)))}`).join("");
+  // As wide as it is shown, so that its letters are as large as others.
+  const width = matchMedia("(max-width: 760px)").matches ? 360 : 920;
+  const left = 36;
+  const right = width - FRAME.right;
+  const x = scale(0, Math.max(...steps), left, right);
+  const y = scale(low, high, HEIGHT - FRAME.bottom, FRAME.top);
+  const path = (points) =>
+    points.map(([step, loss], index) => `${index ? "L" : "M"}${round(x(step))} ${round(y(Math.min(loss, high)))}`).join("");
   const shapes = ticks(low, high, 4).flatMap((loss) => [
-    line(wide.left, y(loss), WIDTH * 2 - wide.right, y(loss), "grid"),
-    label(String(loss), wide.left - 8, y(loss) + 4, { class: "end" }),
+    line(left, y(loss), right, y(loss), "grid"),
+    label(String(loss), left - 8, y(loss) + 4, { class: "end" }),
   ]);
-  shapes.push(...ticks(0, Math.max(...steps), 6).map((step) => label(SHORT.format(step), x(step), HEIGHT - wide.bottom + 17, { class: "middle" })));
+  shapes.push(
+    ...ticks(0, Math.max(...steps), 6).map((step) => label(SHORT.format(step), x(step), HEIGHT - FRAME.bottom + 17, { class: "middle" })),
+  );
   shapes.push(svg("path", { d: path(training), class: "training" }), svg("path", { d: path(heldOut), class: "held-out" }));
-  shapes.push(...heldOut.map(([step, loss]) => svg("circle", { cx: round(x(step)), cy: round(y(Math.min(loss, high))), r: 3, class: "mark chosen" })));
-  const told = `Training from ${training[0][1].toFixed(2)} to ${training.at(-1)[1].toFixed(2)}${heldOut.length ? `; held out at last ${heldOut.at(-1)[1].toFixed(2)}` : ""}`;
-  const made = figure(title, told, shapes);
-  made.querySelector("svg").setAttribute("viewBox", `0 0 ${WIDTH * 2} ${HEIGHT}`);
-  made.append(el("p", { class: "keys" }, el("span", { class: "key-training" }, "training"), heldOut.length ? el("span", { class: "key-held-out" }, "held out") : null));
+  shapes.push(
+    ...heldOut.map(([step, loss]) => svg("circle", { cx: round(x(step)), cy: round(y(Math.min(loss, high))), r: 3, class: "mark chosen" })),
+  );
+  const heldLast = heldOut.length ? `; held out at last ${heldOut.at(-1)[1].toFixed(2)}` : "";
+  const told = `Training from ${training[0][1].toFixed(2)} to ${training.at(-1)[1].toFixed(2)}${heldLast}`;
+  const made = figure(title, told, shapes, { width });
+  made.append(
+    el(
+      "p",
+      { class: "keys" },
+      el("span", { class: "key-training" }, "training"),
+      heldOut.length ? el("span", { class: "key-held-out" }, "held out") : null,
+    ),
+  );
   return made;
 }

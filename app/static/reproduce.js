@@ -12,7 +12,11 @@ const TABS = { write: "Write", chat: "Chat", compare: "Compare" };
 /** The section. */
 export function openReproduce(precision) {
   const names = Object.keys(TABS).filter((name) => name !== "chat" || !facts.no_chat);
-  const select = el("select", { "aria-label": "Settings of", on: { change: () => (save("reproduce", select.value), shown()) } }, names.map((name) => new Option(TABS[name], name)));
+  const select = el(
+    "select",
+    { "aria-label": "Settings of", on: { change: () => (save("reproduce", select.value), shown()) } },
+    names.map((name) => new Option(TABS[name], name)),
+  );
   select.value = load("reproduce", names.includes("chat") ? "chat" : "write");
   if (!select.value) select.value = names[0];
   const shell = block("Command line", "wrapped");
@@ -41,10 +45,18 @@ export function openReproduce(precision) {
 /** What a tab would send now: its draft, or else the last question of its conversation. */
 function prompt(tab) {
   if (tab === "write") return { text: load("write:draft", "") || "Once upon a time" };
-  if (tab === "compare") return { text: load("compare:draft", "") || "Once upon a time", as_question: !facts.no_chat && (load("compare", {}).asQuestion ?? true) };
+  if (tab === "compare")
+    return {
+      text: load("compare:draft", "") || "Once upon a time",
+      as_question: !facts.no_chat && (load("compare", {}).asQuestion ?? true),
+    };
   const kept = load("chat", null);
   const asked = new Conversation(kept).path.filter(({ role }) => role === "user").at(-1)?.text;
-  return { text: load("chat:draft", "") || asked || "What is gravity, in simple words?", as_question: true, system: kept?.system?.trim() ?? "" };
+  return {
+    text: load("chat:draft", "") || asked || "What is gravity, in simple words?",
+    as_question: true,
+    system: kept?.system?.trim() ?? "",
+  };
 }
 
 /** Lines of code with a button that copies them. */

@@ -82,7 +82,7 @@ def endless(folder: Path) -> Bundle:
 
 
 @contextmanager
-def served(bundle: Bundle, *, limits: PageLimits | None = None, guard: Limits | None = None, **settings) -> Iterator:
+def served(bundle: Bundle, *, limits: PageLimits | None = None, guard: Limits | None = None, share=None, **settings):
     site = Site(
         bundle,
         precision=bundle.default_precision,
@@ -92,6 +92,7 @@ def served(bundle: Bundle, *, limits: PageLimits | None = None, guard: Limits | 
         page_limits=limits or PageLimits(texts=100),
         threads=1,
         source="bundles/tiny",
+        share=share,
     )
     listens = threading.Event()
     server = DrainingServer(site, host="127.0.0.1", port=0, drain_seconds=10, announce=listens.set)

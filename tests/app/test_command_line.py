@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
+import httpx
 import pytest
 
+from app.serving import model_name
+from runtime import Bundle
 from tests.signals import heed_ctrl_c
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +38,7 @@ def test_help_is_quick_and_has_an_example(arguments) -> None:
 
 def test_the_app_knows_no_torch_no_onnx_and_does_not_call_home() -> None:
     code = (
-        "import sys, app.commands, app.page, app.server, gradio.analytics; "
+        "import sys, app.commands, app.site, app.endpoints, gradio.analytics; "
         "assert not {'torch', 'onnx', 'transformers', 'model', 'train', 'export'} & sys.modules.keys(); "
         "assert not gradio.analytics.analytics_enabled()"
     )
@@ -72,8 +76,11 @@ def assert_one_line_error(done: subprocess.CompletedProcess[str], said: str) -> 
     assert said in done.stderr
 
 
-def test_it_serves_until_ctrl_c_and_then_ends_quietly(bundle_folder, free_port) -> None:
+@pytest.mark.parametrize("is_streaming", [False, True])
+def test_it_serves_until_ctrl_c_and_then_ends_quietly(bundle_folder, free_port, is_streaming) -> None:
+    """At once, also while a page is open and a text is under way."""
     command = [sys.executable, "-m", "app", "run", str(bundle_folder), "--port", str(free_port)]
+    url = f"http://127.0.0.1:{free_port}"
     with subprocess.Popen(
         command,
         cwd=ROOT,
@@ -84,15 +91,42 @@ def test_it_serves_until_ctrl_c_and_then_ends_quietly(bundle_folder, free_port) 
     ) as process:
         try:
             assert process.stdout is not None
-            first = process.stdout.readline()
-            assert first == f"tiny-bundle (int8) is at http://127.0.0.1:{free_port}/\n"
+            assert process.stdout.readline() == f"tiny-bundle (int8) is at {url}/\n"
             assert process.stdout.readline().endswith("/v1 (OpenAI's API). Press Ctrl-C to stop.\n")
-            with urllib.request.urlopen(f"http://127.0.0.1:{free_port}/", timeout=10) as answer:
-                assert b"tiny-bundle" in answer.read()
-            with urllib.request.urlopen(f"http://127.0.0.1:{free_port}/v1/models", timeout=10) as answer:
-                assert b'"tiny-bundle"' in answer.read()
-            process.send_signal(signal.SIGINT)
+            with httpx.Client(base_url=url) as client:
+                assert "tiny-bundle" in client.get("/").text
+                while client.get("/page/state").json()["state"] != "ready":
+                    time.sleep(0.02)
+                assert client.get("/v1/models").json()["data"][0]["id"] == "tiny-bundle"
+                if is_streaming:
+                    with client.stream("POST", "/page/continue", json={"text": "The", "sampling": {}}) as answer:
+                        next(answer.iter_lines())
+                        process.send_signal(signal.SIGINT)
+                        process.wait(15)
+                else:
+                    process.send_signal(signal.SIGINT)
+                    process.wait(15)
             out, err = process.communicate(timeout=10)
         finally:
             process.kill()
     assert (out, err, process.returncode) == ("", "", 0)
+
+
+def test_the_page_is_there_before_torch_or_gradio_would_be(bundle_folder) -> None:
+    """`app run` answers before it imports Gradio, which takes seconds, and never imports torch."""
+    code = (
+        "import sys, app.commands, app.serving, app.site; "
+        "assert not {'gradio', 'torch', 'pandas', 'transformers'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("stored", "folder", "name"),
+    [("The Mouse", "b", "The Mouse"), ("", "b", "b"), (None, "b", "b"), (5, "b", "b")],
+)
+def test_the_name_is_the_bundles_own_or_else_the_folders(tiny_bundle, tmp_path, stored, folder, name) -> None:
+    shutil.copytree(tiny_bundle, tmp_path / folder)
+    manifest = json.loads((tmp_path / folder / "manifest.json").read_text()) | {"name": stored}
+    (tmp_path / folder / "manifest.json").write_text(json.dumps(manifest))
+    assert model_name(Bundle.open(tmp_path / folder), str(tmp_path / folder)) == name

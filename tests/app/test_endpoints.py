@@ -206,6 +206,19 @@ def test_an_address_may_have_so_many_texts(site: Served, client, slow) -> None:
     site.wait_until_free()
 
 
+def test_a_flood_of_calls_that_nobody_listens_to_passes(site: Served, monkeypatch) -> None:
+    monkeypatch.setattr("app.gradio_gate.COMING_SECONDS", 0.2)
+    with site.client() as client:
+        answers = [
+            client.post("/gradio_api/call/continue_text", json={"data": ["x" * 100, 180, 0.0, 1, None, None]})
+            for _ in range(150)
+        ]
+        assert {answer.status_code for answer in answers} <= {200, 503}
+        site.wait_until_free()
+        site.wait(lambda: not site.site._service.visitors.texts)
+        assert client.get("/page/state").json() == {"state": "ready", "error": None, "texts": 0}
+
+
 def test_a_client_that_comes_before_gradio_is_there_waits_for_it(tiny_bundle) -> None:
     with served(endless(tiny_bundle)) as site:
         found = connect(site)
