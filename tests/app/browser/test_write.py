@@ -204,7 +204,9 @@ def test_a_link_has_the_same_text_written_again(served, visit) -> None:
     other = visit(served, "Chat")
     other.page.goto("about:blank")
     other.page.goto(link)
-    other.wait_for("length => document.querySelector('#sheet')?.value.length >= length", len(text))
+    other.wait_for_status("From a link")
+    assert other.text == START
+    other.press("Continue")
     other.wait_for_status("Finished")
     assert other.text == text
     assert (float(other.setting("Temperature")), other.setting("Length")) == (1.1, "24")
@@ -214,7 +216,7 @@ def test_a_broken_link_opens_the_page_all_the_same(served, visit) -> None:
     visitor = visit(served, "Write")
     visitor.page.goto("about:blank")
     visitor.page.goto(f"{served.url}/#write=not-a-text")
-    visitor.choose_tab("Write")
+    visitor.wait_for_status("The link is damaged")
     assert visitor.text == ""
 
 
