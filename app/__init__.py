@@ -1,4 +1,4 @@
-"""The app: a Gradio page over `runtime`."""
+"""The app: a page, OpenAI's API and named endpoints over `runtime`."""
 
 import os
 

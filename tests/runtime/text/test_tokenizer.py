@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer as HFTokenizer
 
 from runtime import Bundle
-from runtime.errors import BundleError, PromptError
+from runtime.errors import BundleError, ContextLengthError, PromptError
 from runtime.text.tokenizer import Tokenizer, load_tokenizer
 from tests.runtime.files import edit_json
 
@@ -179,3 +179,26 @@ def test_stored_truncation_does_not_shorten_a_prompt_or_a_grammar(broken_bundle)
     assert tokenizer.encode_prompt("the mouse " * 20) == whole
     copy = HFTokenizer.from_str(tokenizer.with_another_token("<another>")[0])
     assert copy.encode("the mouse " * 20).ids == whole
+
+
+@pytest.mark.parametrize("text", ["mouse ", "x", "\u4e2d", "The mouse ran over the hill. "])
+def test_a_prompt_whose_beginning_cannot_fit_is_refused_by_it_alone(tiny_bundle, monkeypatch, text):
+    """All of it is not tokenized, and it is one that would be refused."""
+    tokenizer = Tokenizer(Bundle.open(tiny_bundle))
+    context = tokenizer._context_tokens
+    # As if the vocabulary had a token that is long: the text might fit, by its length.
+    monkeypatch.setattr(Tokenizer, "_longest_token_bytes", 10**6)
+    huge = text * (200 * context // len(text))
+    assert len(tokenizer.encode(huge)) > 2 * context
+    seen = []
+    inner = tokenizer._tokenizer
+
+    class Counted:
+        def encode(self, text, **options):
+            seen.append(len(text))
+            return inner.encode(text, **options)
+
+    monkeypatch.setattr(tokenizer, "_tokenizer", Counted())
+    with pytest.raises(ContextLengthError, match="it cannot fit; shorten it"):
+        tokenizer.encode_prompt(huge)
+    assert seen == [16 * context]
