@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 START = "Once upon a time, there was"
 # How much of the sheet lies below what is seen, in pixels.
@@ -186,3 +187,76 @@ def test_a_long_text_stays_in_sight_unless_the_reader_scrolls(gated, visit) -> N
     visitor.wait_for_text(length + 60)
     assert visitor.panel.locator(".scroller").evaluate("scroller => scroller.scrollTop") == top
     visitor.press("Stop")
+
+
+def test_a_link_has_the_same_text_written_again(served, visit) -> None:
+    visitor = visit(served, "Write")
+    visitor.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    visitor.set("Temperature", "1.1")
+    visitor.set("Length", "24")
+    visitor.press("Close sampling")
+    text = write(visitor)
+    visitor.press("Copy a link")
+    visitor.wait_for("async () => (await navigator.clipboard.readText()).includes('#')")
+    link = visitor.page.evaluate("navigator.clipboard.readText()")
+    assert link.startswith(served.url)
+
+    other = visit(served, "Chat")
+    other.page.goto("about:blank")
+    other.page.goto(link)
+    other.wait_for_status("From a link")
+    assert other.text == START
+    other.press("Continue")
+    other.wait_for_status("Finished")
+    assert other.text == text
+    assert (float(other.setting("Temperature")), other.setting("Length")) == (1.1, "24")
+
+
+def test_a_broken_link_opens_the_page_all_the_same(served, visit) -> None:
+    visitor = visit(served, "Write")
+    visitor.page.goto("about:blank")
+    visitor.page.goto(f"{served.url}/#write=not-a-text")
+    visitor.wait_for_status("The link is damaged")
+    assert visitor.text == ""
+
+
+def test_certainty_lists_five_rivals_and_one_of_them_branches(served, visit) -> None:
+    visitor = visit(served, "Write")
+    visitor.set("Temperature", "1.5")
+    visitor.set("Seed", "3")
+    visitor.set("Length", "40")
+    visitor.press("Close sampling")
+    visitor.press("Show certainty")
+    text = write(visitor)
+    unlikely = visitor.panel.locator(".doubt").first
+    box = unlikely.bounding_box()
+    start = int(unlikely.get_attribute("data-start"))
+    visitor.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    rivals = visitor.panel.get_by_role("menuitem")
+    rivals.first.wait_for()
+    assert 4 <= rivals.count() <= 5
+    assert all("%" in rival.inner_text() for rival in rivals.all())
+    chosen = rivals.first.locator(".word").inner_text()
+    rivals.first.click()
+    visitor.wait_for_status("Finished")
+    assert visitor.text[:start] == text[:start]
+    assert visitor.text[start:].strip().startswith(chosen)
+    visitor.press("Undo")
+    assert visitor.text == text
+
+
+def test_a_text_is_saved_as_a_file(served, visit) -> None:
+    visitor = visit(served, "Write")
+    text = write(visitor, length=8)
+    with visitor.page.expect_download() as download:
+        visitor.press("Save as .txt")
+    assert download.value.suggested_filename.endswith(".txt")
+    assert Path(download.value.path()).read_text(encoding="utf-8") == text
+
+
+def test_a_structure_that_was_cut_is_said(served, visit) -> None:
+    visitor = visit(served, "Write")
+    visitor.set("Length", "4")
+    visitor.set("Regular expression", "a{60}")
+    visitor.write("")
+    visitor.wait_for_status("before the structure was complete")

@@ -10,7 +10,7 @@ PROBES = (Path(__file__).with_name("probes.js")).read_text(encoding="utf-8")
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
 SECONDS = 1000  # of playwright's milliseconds
 PATIENCE = 10 * SECONDS
-TABS = ("Write", "Chat")
+TABS = ("Write", "Chat", "Compare", "Model")
 # Where a tab's text goes in, by the label that a screen reader says.
 FIELDS = {"Write": "Your text", "Chat": "Message", "Compare": "Prompt"}
 
