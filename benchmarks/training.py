@@ -7,7 +7,9 @@ Each takes the same number of steps on the same random tokens, in turn, round af
 the ratio of each round, its median and its range. The Trainer needs accelerate: pip install --no-deps accelerate.
 
 The plain loop is what nanoGPT's train.py does (github.com/karpathy/nanoGPT): all logits at once, F.cross_entropy, fused
-AdamW, clipped gradients. It trains our model; the Trainer trains transformers' LlamaForCausalLM with its own optimizer.
+AdamW, clipped gradients. It trains our model; `nanoGPT` has its own model too (benchmarks.nanogpt), of as many weights
+where intermediate_size is 8/3 of hidden_size and there are as many KV heads as heads. The Trainer trains transformers'
+LlamaForCausalLM with its own optimizer.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.nanogpt import nanogpt
 from model import ModelConfig, TransformerModel
 from train.config import MachineSection, ModelSection, OptimizerSection, Recipe, ScheduleSection
 from train.data.batches import Batches
@@ -141,7 +144,11 @@ def main(argv: list[str] | None = None) -> int:
     config = ModelConfig.from_preset(arguments.preset).replace(**arguments.overrides)
     stream = torch.randint(config.vocab_size, (500 * arguments.context,), generator=torch.Generator().manual_seed(0))
     shape = (config, stream, arguments.rows, arguments.context)
-    engines = {"ours": ours(*shape, MachineSection(device="cpu")), "plain loop": plain(*shape)}
+    engines = {
+        "ours": ours(*shape, MachineSection(device="cpu")),
+        "plain loop": plain(*shape),
+        "nanoGPT": nanogpt(*shape),
+    }
     if not arguments.without_trainer:
         engines["Trainer"] = trainer(*shape)
     times = measure(engines, arguments.steps, arguments.rounds)

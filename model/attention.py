@@ -80,10 +80,10 @@ class Attention(nn.Module):
         query, key, value = self.q_proj(x).view(heads), self.k_proj(x).view(heads), self.v_proj(x).view(heads)
         if self.has_qk_norm:
             query, key = self.q_norm(query), self.k_norm(key)
+        if self.has_rope:
+            query, key = rotary(query, key, position_ids)
         query = query.transpose(1, 2)  # [batch, heads, sequence, head_dim]
         key, value = key.transpose(1, 2), value.transpose(1, 2)  # [batch, kv_heads, sequence, head_dim]
-        if self.has_rope:
-            query, key = rotary(query, position_ids), rotary(key, position_ids)
         if kv_cache is not None:
             key, value = kv_cache.append(self.layer, key, value)
         attended = causal_attention(query, key, value, mask, self.window)

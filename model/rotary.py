@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from model.config import ModelConfig
 from model.rope import RopeScaling
@@ -19,32 +21,71 @@ class RotaryPositionalEmbedding(nn.Module):
     with 2i + 1. The tables are float32 and are not stored in checkpoints.
     """
 
-    cos: Tensor
-    sin: Tensor
+    cos: Tensor  # [max_position_embeddings, head_dim]
+    sin: Tensor  # with the sign of each feature's partner
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.interleaved = config.rope_interleaved
         self.is_dynamic = config.has_dynamic_rope
-        factor = config.rope_attention_factor
         # Angles that depend on the length of the text are computed at every call.
-        angles = torch.empty(0, config.head_dim // 2) if self.is_dynamic else rotary_angles(config)
-        self.register_buffer("cos", angles.cos() * factor, persistent=False)
-        self.register_buffer("sin", angles.sin() * factor, persistent=False)
+        cos, sin = self._tables(torch.empty(0, config.head_dim // 2) if self.is_dynamic else rotary_angles(config))
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
 
-    def forward(self, x: Tensor, position_ids: Tensor) -> Tensor:
-        """x [batch, heads, sequence, head_dim], position_ids [batch, sequence] -> x rotated."""
+    def forward(self, query: Tensor, key: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Both rotated.
+
+        query [batch, sequence, heads, head_dim], key [batch, sequence, kv_heads, head_dim], position_ids
+        [batch, sequence] -> the same shapes.
+        """
+        if position_ids.stride(0) == 0:
+            position_ids = position_ids[:1]  # all rows have the same
         if self.is_dynamic:
-            angles = dynamic_angles(self.config, position_ids)
-            cos, sin = angles.cos(), angles.sin()
+            cos, sin = self._tables(dynamic_angles(self.config, position_ids))
         else:
             cos, sin = self.cos[position_ids], self.sin[position_ids]
-        cos = cos.unsqueeze(1).to(x.dtype)  # [batch, 1, sequence, head_dim / 2]
-        sin = sin.unsqueeze(1).to(x.dtype)
-        first, second = (x[..., 0::2], x[..., 1::2]) if self.interleaved else x.chunk(2, dim=-1)
-        rotated = (first * cos - second * sin, second * cos + first * sin)
-        return torch.stack(rotated, dim=-1).flatten(-2) if self.interleaved else torch.cat(rotated, dim=-1)
+        cos, sin = (table.unsqueeze(2).to(query.dtype) for table in (cos, sin))  # [batch or 1, sequence, 1, head_dim]
+        is_trained = torch.is_grad_enabled() and not torch.compiler.is_compiling()  # a compiler fuses the plain formula
+        rotate = _TrainedRotation.apply if is_trained else rotated
+        return rotate(query, cos, sin, self.interleaved), rotate(key, cos, sin, self.interleaved)
+
+    def _tables(self, angles: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines of angles [..., head_dim / 2], for each feature of a head: [..., head_dim]."""
+        factor = self.config.rope_attention_factor
+        cos, sin = angles.cos() * factor, angles.sin() * factor
+        if self.interleaved:
+            return torch.stack((cos, cos), -1).flatten(-2), torch.stack((-sin, sin), -1).flatten(-2)
+        return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    """x [batch, sequence, heads, head_dim] with each pair turned; tables of `RotaryPositionalEmbedding`."""
+    return x * cos + _partners(x, interleaved) * sin
+
+
+def _partners(x: Tensor, interleaved: bool) -> Tensor:
+    """Each feature's place taken by the other one of its pair."""
+    return x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) if interleaved else x.roll(x.shape[-1] // 2, -1)
+
+
+class _TrainedRotation(torch.autograd.Function):
+    """`rotated`, whose gradient is the rotation by the opposite angle: half of the passes over memory, nothing kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+        """As `rotated`."""
+        ctx.save_for_backward(cos, sin)
+        ctx.interleaved = interleaved
+        return (x * cos).add_(_partners(x, interleaved).mul_(sin))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        """The gradient of x."""
+        cos, sin = ctx.saved_tensors
+        return (grad * cos).sub_(_partners(grad, ctx.interleaved).mul_(sin)), None, None, None
 
 
 def rotary_angles(config: ModelConfig) -> Tensor:

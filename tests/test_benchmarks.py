@@ -105,8 +105,9 @@ def test_training_is_measured_in_turn_and_told_as_ratios():
     config = ModelConfig.from_preset("tiny").replace(vocab_size=64, hidden_size=16, intermediate_size=16, head_dim=4)
     shape = (config, torch.randint(64, (200,)), 2, 16)
     engines = {"ours": training.ours(*shape, MachineSection(device="cpu")), "plain loop": training.plain(*shape)}
+    engines["nanoGPT"] = training.nanogpt(*shape)
     times = training.measure(engines, steps=1, rounds=2)
-    assert {name: len(seconds) for name, seconds in times.items()} == {"ours": 2, "plain loop": 2}
+    assert {name: len(seconds) for name, seconds in times.items()} == dict.fromkeys(engines, 2)
     lines = training.table({"ours": [1.0, 2.0], "plain loop": [1.5, 2.0]}, tokens=300)
     assert lines[1].split()[:2] == ["ours", "200"]
     assert "1.25  (1.00 to 1.50)" in lines[2]

@@ -151,7 +151,10 @@ class ScheduleSection:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSection:
-    """The seed, and after how many steps each action is due: 0 for never."""
+    """The seed, and after how many steps each action is due: 0 for never.
+
+    Before its decay and at its end a run is saved in any case.
+    """
 
     seed: int = 0  # for the weights, the stories and the order of rows
     evaluate_every: int = 500

@@ -49,8 +49,12 @@ def held_out_loss(
 
 
 @torch.no_grad()
-def held_out_preferences(loss: nn.Module, corpus: Corpus, context: int, ranks: Ranks) -> dict[str, float]:
+def held_out_preferences(
+    loss: nn.Module, corpus: Corpus, context: int, ranks: Ranks, *, check: Callable[[], None] = lambda: None
+) -> dict[str, float]:
     """The mean loss over the held-out pairs of answers, and how the model has learned to tell them. All ranks call it.
+
+    `check` is called before each pair, and may raise.
 
     Returns:
         `held_out_loss`; `margin`, the mean of beta times the margins (`PreferenceLoss.margins`), in nats; and
@@ -59,7 +63,12 @@ def held_out_preferences(loss: nn.Module, corpus: Corpus, context: int, ranks: R
     module = getattr(loss, "module", loss)  # of DDP
     pairs = PairDataset(corpus.held_out, context)
     sums = torch.zeros(4, dtype=torch.float64)
-    for number in range(ranks.rank, len(pairs), ranks.world_size):
+    # Every rank calls `check` as often, because that waits for all.
+    for first in range(0, len(pairs), ranks.world_size):
+        check()
+        number = first + ranks.rank
+        if number >= len(pairs):
+            continue
         input_ids, labels, _ = pad_pairs([pairs[number]])
         [margin] = module.beta * module.margins(input_ids.to(ranks.device), labels.to(ranks.device)).double().cpu()
         sums += torch.stack([-functional.logsigmoid(margin), margin, (margin > 0).double(), torch.ones_like(margin)])

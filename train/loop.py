@@ -40,8 +40,10 @@ def train(run: Run, *, stop_at: int | None = None) -> dict[str, Any]:
     """
     run.ranks.on_rank0(run.folder.claim)
     try:
-        metrics, stopped_by = _take_steps(run, stop_at)
-        _save_the_end(run)
+        # Signals are noted until all is saved: one that reaches another rank a little later must not end it meanwhile.
+        with noting_signals() as run.received_signal:
+            metrics, stopped_by = _take_steps(run, stop_at)
+            _save_the_end(run)
     finally:
         run.folder.release()
     name = signal.Signals(stopped_by).name if stopped_by else None
@@ -75,7 +77,7 @@ def _save_the_end(run: Run) -> None:
 def _take_steps(run: Run, stop_at: int | None) -> tuple[dict[str, Any], int]:
     """Take the steps that are left, or until a signal. Returns the last step's metrics, and the signal or 0."""
     metrics: dict[str, Any] = {"step": run.step}
-    with StepActions(run) as step_actions, noting_signals() as run.received_signal:
+    with StepActions(run) as step_actions:
         try:
             step_actions.catch_up()
             while run.step < run.schedule.steps:

@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 PATHS = (("data", "root"), ("data", "tokens"), ("tokenizer", "chat_template"))
-PATHS_OR_HUB_IDS = (("tokenizer", "path"), ("model", "init_from"))
+PATHS_OR_HUB_IDS = (
+    ("tokenizer", "path"),
+    ("model", "init_from"),
+    ("preference", "reference"),
+    ("distillation", "teacher"),
+)
 TEXT = re.compile(r"data\.(source|sources|root)\s*=")
 
 

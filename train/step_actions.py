@@ -72,7 +72,7 @@ class StepActions:
             shown = f"loss {metrics['loss']:.3f}, {metrics['tokens_per_second']:,.0f} tokens/s"
             self._progress.set_postfix_str(shown, refresh=False)
         self._progress.update()
-        if sound and self._is_due(self._run.recipe.run.save_every, before_decay=True):
+        if sound and self._is_save_due():
             self._run.save()
 
     @property
@@ -109,14 +109,14 @@ class StepActions:
             run.check_interrupted()
             self._sample()
 
-    def _is_due(self, every: int, *, before_decay: bool = False) -> bool:
-        """Whether an action with this interval is due now. At the last step all are due; 0 switches an action off.
+    def _is_due(self, every: int) -> bool:
+        """Whether an action with this interval is due now. At the last step all are due; 0 switches an action off."""
+        return every > 0 and (self._run.step % every == 0 or self._run.step == self._run.schedule.steps)
 
-        An action may be due where the rate begins to fall, too: the state from which a run is extended is saved there.
-        """
+    def _is_save_due(self) -> bool:
+        """Whether a save is due: where the rate begins to fall always, because a run is extended from there."""
         run = self._run
-        ends = {run.schedule.steps} | ({run.schedule.decay_start} if before_decay else set())
-        return every > 0 and (run.step % every == 0 or run.step in ends)
+        return self._is_due(run.recipe.run.save_every) or run.step == run.schedule.decay_start < run.schedule.steps
 
     def _evaluate(self) -> dict[str, float]:
         """Compute the held-out loss. A model better than all before it is saved in the folder `best`."""
@@ -124,7 +124,7 @@ class StepActions:
         with autocast(run.recipe.machine, run.ranks):
             context = run.recipe.data.context
             if run.recipe.preference is not None:
-                found = held_out_preferences(run.loss, run.corpus, context, run.ranks)
+                found = held_out_preferences(run.loss, run.corpus, context, run.ranks, check=run.check_interrupted)
             else:
                 loss = held_out_loss(run.loss, run.corpus, context, run.ranks, check=run.check_interrupted)
                 found = {"held_out_loss": loss, "bits_per_byte": bits_per_byte(loss, run.corpus, self._held_out_bytes)}

@@ -100,8 +100,8 @@ def test_one_layer_agrees_with_every_intermediate_result_of_the_reference(shared
     rotary = RotaryPositionalEmbedding(config)
     normed = block.input_layernorm(hidden)
     assert_close(normed, data["expected.input_norm"])
-    query = block.self_attn.q_proj(normed).unflatten(-1, (facts["query_heads"], -1)).transpose(1, 2)
-    assert_close(rotary(query, position_ids).transpose(1, 2), data["expected.query_rope"])
+    query = block.self_attn.q_proj(normed).unflatten(-1, (facts["query_heads"], -1))
+    assert_close(rotary(query, query, position_ids)[0], data["expected.query_rope"])
     projected = block.self_attn(normed, position_ids, rotary, None)
     assert_close(projected, data["expected.attention_projected"])
     assert_close(hidden + projected, data["expected.after_attention"])
@@ -154,7 +154,7 @@ def test_rotation_depends_on_the_distance_of_positions_alone():
         a, b = torch.randn(2, 1, 1, 1, 8, generator=torch.Generator().manual_seed(0))
 
         def product(first: int, second: int, a=a, b=b, rotary=rotary) -> float:
-            return float((rotary(a, torch.tensor([[first]])) * rotary(b, torch.tensor([[second]]))).sum())
+            return float((rotary(a, a, torch.tensor([[first]]))[0] * rotary(b, b, torch.tensor([[second]]))[1]).sum())
 
         assert product(3, 7) == pytest.approx(product(40, 44), rel=1e-4)
         assert product(3, 7) != pytest.approx(product(3, 8), rel=1e-2)
@@ -164,10 +164,12 @@ def test_rotation_depends_on_the_distance_of_positions_alone():
 def test_interleaved_and_half_split_rotation_are_one_rotation_of_permuted_features():
     half = RotaryPositionalEmbedding(ModelConfig(**BASE))
     interleaved = RotaryPositionalEmbedding(ModelConfig(**(BASE | {"rope_interleaved": True})))
-    x = torch.randn(1, 2, 5, 8, generator=torch.Generator().manual_seed(0))
+    query, key = torch.randn(2, 1, 5, 2, 8, generator=torch.Generator().manual_seed(0))
     positions = torch.arange(5)[None]
     permutation = torch.arange(8).view(2, 4).T.flatten()  # features of half-split in the order of interleaved
-    assert torch.equal(half(x, positions)[..., permutation], interleaved(x[..., permutation], positions))
+    permuted = interleaved(query[..., permutation], key[..., permutation], positions)
+    for one, other in zip(half(query, key, positions), permuted, strict=True):
+        assert torch.equal(one[..., permutation], other)
 
 
 def test_the_modules_carry_the_names_of_the_field():

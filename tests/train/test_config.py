@@ -82,6 +82,23 @@ def test_the_text_of_our_own_recipes_begins_here(tmp_path, monkeypatch):
     assert read_recipe("finetune-chat").data.root == str(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ('[preference]\nreference = "../base"\n[data]\nrows = "pairs"', "reference"),
+        ('[distillation]\nteacher = "../base"', "teacher"),
+    ],
+)
+def test_another_model_that_a_recipe_names_is_found_beside_the_recipe(recipe_file, tmp_path, monkeypatch, table, key):
+    text = f'[model]\ninit_from = "base"\n[schedule]\nsteps = 1\n{table}\n'
+    if key == "reference":
+        text += '[[data.sources]]\npath = "a.jsonl"\nfield = "chosen"\nrejected_field = "rejected"\n'
+    path = recipe_file(text)
+    monkeypatch.chdir("/")
+    recipe = read_recipe(path)
+    assert getattr(recipe.preference or recipe.distillation, key) == str(tmp_path.parent / "base")
+
+
 def test_a_hub_id_is_no_path(recipe_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     overrides = ["model.init_from=HuggingFaceTB/SmolLM2-135M", "tokenizer.path=HuggingFaceTB/SmolLM2-135M"]

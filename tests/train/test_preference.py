@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -174,6 +176,23 @@ def test_the_margin_of_held_out_pairs_rises(preferring):
     assert last["margin"] > 0.3
     assert last["preference_accuracy"] > 0.9
     assert last["held_out_loss"] < math.log(2)
+
+
+def test_a_signal_ends_an_evaluation_of_pairs(preferring, monkeypatch):
+    run = preferring(run={"evaluate_every": 4, "sample_every": 0, "save_every": 0})
+    module = getattr(run.loss, "module", run.loss)
+    margins, asked = module.margins, []
+
+    def signal_at_the_second_pair(*batch):
+        if not torch.is_grad_enabled():
+            asked.append(run.step)
+            if len(asked) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return margins(*batch)
+
+    monkeypatch.setattr(module, "margins", signal_at_the_second_pair)
+    outcome = train(run)
+    assert (outcome["stopped_by"], asked) == ("SIGTERM", [4, 4])
 
 
 def test_micro_batches_give_the_same_losses_and_a_resumed_run_too(preferring, tiny_recipe):

@@ -1,7 +1,8 @@
 """Start a command once per device on this machine, as `torchrun` does, and say no more than the processes say.
 
 Needs no torch. A process that fails ends the others; SIGINT and SIGTERM are passed on. A process whose launcher was
-killed notices that its standard input has ended, and receives SIGTERM, so it saves and stops.
+killed notices that its standard input has ended, and receives SIGTERM, so it saves and stops; one that waits in vain
+for another process is ended after some minutes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 LAUNCHED = "SMOLTEXT_LAUNCHED"  # an environment variable of the processes started here
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 30.0  # how long the others may take to end when one has failed
+ORPHAN_SECONDS = 180.0  # how long a process may take to save and end when its launcher was killed
 
 
 def launch(command: Sequence[str], processes: int) -> int:
@@ -42,7 +44,7 @@ def is_follower() -> bool:
 
 
 def heed_launcher() -> None:
-    """Send SIGTERM to this process when the launcher that started it has ended."""
+    """Send SIGTERM to this process when the launcher that started it has ended, and end it if it lives on."""
     if LAUNCHED not in os.environ:
         return
 
@@ -50,6 +52,8 @@ def heed_launcher() -> None:
         while os.read(0, 1):  # not sys.stdin, whose lock a daemon thread would hold when Python ends
             pass
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(ORPHAN_SECONDS)
+        os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -51,7 +51,8 @@ def figure_of(runs: Sequence[Path]) -> Figure:
             [line["step"] for line in history], [line["lr"] for line in history], color=color, linewidth=1.2, alpha=0.8
         )
     _draw_true_losses(axes, histories, units)
-    _dress(axes, "loss, bits per byte" if in_bits else "loss, nats per token")
+    of_pairs = any("margin" in line for history in histories.values() for line in history)  # of preferences
+    _dress(axes, "loss, bits per byte" if in_bits else f"loss, nats per {'pair' if of_pairs else 'token'}")
     _dress_rates(rates)
     return figure
 
@@ -72,7 +73,7 @@ def _tokenizer_of(run: Path) -> bytes | None:
 
 def _bits_per_nat(name: str, history: list[Metrics]) -> float:
     """A loss in bits per byte over the same loss in nats per token, as the run's last evaluation has both."""
-    evaluation = next((line for line in reversed(history) if line.get("held_out_loss")), None)
+    evaluation = next((line for line in reversed(history) if line.get("bits_per_byte")), None)
     if evaluation is None:
         raise RunError(
             f"{name} has another tokenizer than the rest and no evaluation, so its loss cannot be told in bits per "

@@ -13,6 +13,7 @@ no random state, because batches and samples are functions of the seed and the s
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -257,11 +258,17 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _flush(folder: Path, *, inside: bool = True) -> None:
-    """Force a folder, and with `inside` its files, onto the disk."""
+    """Force a folder, and with `inside` its files, onto the disk.
+
+    Some network disks, Google Drive's in Colab among them, cannot do so for a folder.
+    """
     for path in (*(folder.iterdir() if inside else ()), folder):
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
+        except OSError as error:
+            if path != folder or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
         finally:
             os.close(handle)
 

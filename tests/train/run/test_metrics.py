@@ -192,6 +192,15 @@ def test_runs_of_different_tokenizers_are_drawn_in_bits_per_byte(tmp_path):
     assert {label for label in drawn if "entropy" in label} == {"true entropy (0.500)", "true entropy (0.250)"}
 
 
+def test_a_run_on_pairs_is_drawn_in_nats_per_pair_and_alone(tmp_path):
+    runs = [a_run(tmp_path / "one", "a", 0.5), a_run(tmp_path / "two", "b", 0.25)]
+    line = {"step": 1, "loss": 0.7, "lr": 0.1, "held_out_loss": 0.6, "margin": 0.2, "preference_accuracy": 0.9}
+    (runs[1] / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    assert figure_of(runs[1:]).axes[0].get_ylabel() == "loss, nats per pair"
+    with pytest.raises(RunError, match="two has another tokenizer than the rest and no evaluation"):
+        figure_of(runs)
+
+
 def test_a_run_of_another_tokenizer_without_an_evaluation_cannot_share_a_picture(tmp_path):
     runs = [a_run(tmp_path / "one", "a", 0.5), a_run(tmp_path / "two", "b", 0.25)]
     (runs[1] / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0, "lr": 0.1}\n')

@@ -1,9 +1,11 @@
 """What a run survives: signals, a kill at any moment, a cut-off state, a full disk, a loss that is no number."""
 
+import errno
 import json
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ from train.loop import train, training_step
 from train.resume import resume_run
 from train.run import state
 from train.run.metrics import read_metrics
+from train.run.run import Run
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -102,6 +105,43 @@ def test_the_end_is_saved_even_if_nothing_else_is(tiny_run):
     saved = load_checkpoint(run.folder.checkpoint).state_dict()
     torch.testing.assert_close(saved, run.model.state_dict(), rtol=0, atol=0)
     assert resume_run(run.folder).step == 6
+
+
+def test_the_state_before_the_decay_is_saved_too_so_that_the_run_can_be_extended(tiny_run):
+    run = tiny_run(run={"save_every": 0, "evaluate_every": 0}, schedule={"steps": 6, "warmup_steps": 0})
+    train(run)
+    assert states(run) == ["step-00000001", "step-00000006"]
+    assert resume_run(run.folder, ["schedule.steps=8"]).step == 1
+
+
+def test_a_signal_that_comes_while_the_end_is_saved_waits_for_it(tiny_run, monkeypatch):
+    """Of several processes, the others may be told to stop a little later than the one that told them."""
+    run, save = tiny_run(), Run.save
+
+    def signal_and_save(run):
+        if run.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        save(run)
+
+    monkeypatch.setattr(Run, "save", signal_and_save)
+    train(run, stop_at=3)
+    assert states(run) == ["step-00000003"]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+def test_a_disk_that_cannot_flush_folders_will_do(tiny_run, monkeypatch, code):
+    """Google Drive's in Colab."""
+    flush = os.fsync
+
+    def flush_files_alone(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(code, os.strerror(code))
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", flush_files_alone)
+    run = tiny_run()
+    run.save()
+    assert states(run) == ["step-00000000"]
 
 
 def test_an_end_that_was_skipped_is_saved_too_unless_the_weights_are_broken(tiny_run, monkeypatch):
