@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.linear import Linear
 from model.norm import RMSNorm
 from model.rotary import RotaryPositionalEmbedding
 
@@ -58,10 +59,10 @@ class Attention(nn.Module):
         kv_size = config.num_key_value_heads * config.head_dim
         self.has_rope = config.has_rope(layer)
         self.window = config.window(layer)
-        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.has_qkv_bias)
-        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=config.has_qkv_bias)
-        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=config.has_qkv_bias)
-        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
+        self.q_proj = Linear(config.hidden_size, query_size, bias=config.has_qkv_bias)
+        self.k_proj = Linear(config.hidden_size, kv_size, bias=config.has_qkv_bias)
+        self.v_proj = Linear(config.hidden_size, kv_size, bias=config.has_qkv_bias)
+        self.o_proj = Linear(query_size, config.hidden_size, bias=config.attention_bias)
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
             self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)

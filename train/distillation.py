@@ -8,6 +8,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from model import TransformerModel
+from model.linear import linear
 from train.loss import ModelLoss, labelled_places
 
 
@@ -62,7 +63,7 @@ class DistillationLoss(ModelLoss):
 
         ours, head, parts = hidden(self.model), self.model.lm_head.weight, wanted.split(self.chunk_tokens)
         if not torch.is_grad_enabled():
-            losses = [_cross_entropy(part @ head.T, ids) for part, ids in zip(ours, parts, strict=True)]
+            losses = [_cross_entropy(linear(part, head), ids) for part, ids in zip(ours, parts, strict=True)]
             return torch.stack(losses).sum(), torch.stack(losses).sum()
         teacher = self._teacher[0].to(input_ids.device)
         with torch.no_grad():
@@ -76,8 +77,8 @@ class DistillationLoss(ModelLoss):
 
     def _chunk(self, ours: Tensor, head: Tensor, theirs: Tensor, their_head: Tensor, wanted: Tensor) -> Tensor:
         """The sums of cross-entropy and scaled divergence over a chunk of tokens: float32 [2]."""
-        logits = ours @ head.T
-        divergence = scaled_divergence(logits.float(), (theirs @ their_head.T).float(), self.temperature)
+        logits = linear(ours, head)
+        divergence = scaled_divergence(logits.float(), linear(theirs, their_head).float(), self.temperature)
         return torch.stack([_cross_entropy(logits, wanted), divergence])
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from model import TransformerModel
+from model.linear import linear, suits_onednn
 from train.labels import IGNORE_INDEX
 
 # The default limit on the logits of a chunk, as float32.
@@ -112,7 +113,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 total += part_total
                 cross_entropy += part_cross_entropy
                 if grad_hidden is not None:
-                    grad_hidden[stretch] = grad_logits @ head
+                    grad_hidden[stretch] = linear(grad_logits, head.T)
                 if grad_weight is not None:
                     _add_product(grad_weight, grad_logits.T, part)
         ctx.save_for_backward(grad_hidden, grad_weight)
@@ -132,7 +133,7 @@ def chunk_pass(hidden: Tensor, head: Tensor, labels: Tensor, z_loss: float) -> t
     With Z = sum(exp(logits)), a token's loss is log Z - logit of its label, plus z_loss * (log Z)^2. Its gradient is
     softmax * (1 + 2 z_loss log Z) - 1 at the label.
     """
-    logits = (hidden @ head.T).float()
+    logits = linear(hidden, head).float()
     log_z = logits.logsumexp(-1, keepdim=True)
     wanted = labels.unsqueeze(1)
     cross_entropy = (log_z - logits.gather(1, wanted)).sum()
@@ -145,8 +146,8 @@ def chunk_pass(hidden: Tensor, head: Tensor, labels: Tensor, z_loss: float) -> t
 
 
 def _add_product(into: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add left @ right to a float32 tensor, in one kernel where the factors are float32 too."""
-    if left.dtype == into.dtype:
+    """Add left @ right to a float32 tensor, in one kernel where that is the fastest way."""
+    if left.dtype == into.dtype and not suits_onednn(left, right.T):
         into.addmm_(left, right)
     else:
-        into += left @ right
+        into += linear(left, right.T)

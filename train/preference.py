@@ -8,6 +8,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from model import TransformerModel
+from model.linear import linear
 from train.loss import ModelLoss, labelled_places
 
 
@@ -77,5 +78,5 @@ def label_logprobs(model: TransformerModel, input_ids: Tensor, labels: Tensor, c
 
 def _chunk_logprobs(hidden: Tensor, head: Tensor, wanted: Tensor) -> Tensor:
     """hidden [tokens, hidden_size], head [vocab_size, hidden_size], wanted int64 [tokens] -> float32 [tokens]."""
-    logits = (hidden @ head.T).float()
+    logits = linear(hidden, head).float()
     return logits.gather(1, wanted.unsqueeze(1)).squeeze(1) - logits.logsumexp(-1)
