@@ -19,12 +19,13 @@ from train.run.plot import figure_of, plot_runs
 from train.throughput import flops_per_token, peak_flops
 
 
-def test_operations_are_those_that_torch_counts(tiny_recipe):
+def test_operations_are_those_that_torch_counts(tiny_recipe, monkeypatch):
     """torch counts the products of the modules that ran; its attention is the part that we add by formula."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from model import TransformerModel
+    from model import TransformerModel, linear
 
+    monkeypatch.setattr(linear, "prefers_onednn", lambda: False)  # torch counts its own products alone
     config = ModelConfig.from_preset("tiny").replace(vocab_size=512, num_key_value_heads=2)
     model = TransformerModel(config)
     input_ids = torch.zeros(2, 64, dtype=torch.int64)
