@@ -16,7 +16,7 @@ def background(visitor) -> int:
 
 def test_the_header_names_the_model_and_its_precisions(served, visit) -> None:
     visitor = visit(served)
-    header = visitor.page.locator("header")
+    header = visitor.page.locator("header.top")
     assert "Storyteller" in header.inner_text()
     assert "512 context" in header.inner_text()
     precisions = visitor.page.get_by_label("Precision", exact=True).locator("option").all_inner_texts()

@@ -127,7 +127,7 @@ def test_a_models_name_is_text(page_bundle, visit) -> None:
     name = "</script><img src=x onerror=window.owned=1>"
     with serve(page_bundle, "--model-name", name) as served:
         visitor = visit(served)
-        assert name in visitor.page.locator("header").inner_text()
+        assert name in visitor.page.locator("header.top").inner_text()
         assert re.search(r"<img", visitor.page.title())
         assert visitor.page.locator("img").count() == 0
         assert visitor.page.evaluate("window.owned") is None
