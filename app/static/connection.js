@@ -4,7 +4,7 @@ import { button, el } from "./dom.js";
 import { GONE } from "./stream.js";
 
 const POLL = 1000;
-const LIMIT = 1800; // With the pause before it, a server that hangs is told within 3 s.
+const LIMIT = 1500; // With the pause before it, a server that hangs is told within 3 s.
 const banner = document.getElementById("banner");
 let timer;
 let said = "";
@@ -41,7 +41,7 @@ async function look() {
   const { state, error } = answer;
   if (state === "failed") tell(`The model cannot be opened: ${error}`, { isError: true });
   else if (state === "ready") tell("");
-  else tell("The model is being loaded. You can write already.", { before: el("span", { class: "spinner", "aria-hidden": "true" }) });
+  else tell("The model is being loaded…", { before: el("span", { class: "spinner", "aria-hidden": "true" }) });
 }
 
 async function reconnect(event) {

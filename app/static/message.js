@@ -6,6 +6,7 @@ import { icon } from "./icons.js";
 import { updateMarkdown } from "./markdown.js";
 
 const CUT = ["length", "cancelled", "error", "context", "incomplete"]; // what can be continued
+const LONGEST = 20_000;
 
 /**
  * The view of a message.
@@ -22,8 +23,17 @@ export class MessageView {
     const isQuestion = node.role === "user";
     this.element = isQuestion
       ? el("article", { class: "question", "aria-label": "You" }, this.text, this.actions)
-      : el("article", { class: "answer", "aria-label": "Answer" }, this.text, el("div", { class: "foot" }, this.actions, this.cost));
-    if (isQuestion) this.text.textContent = node.text;
+      : el("article", { class: "answer", "aria-label": "Answer" }, this.text, el("div", { class: "foot" }, this.cost, this.actions));
+    if (isQuestion) this.showQuestion();
+  }
+
+  /** A question as it was typed; of a very long one, which would take a browser a second to lay out, the beginning. */
+  showQuestion(most = LONGEST) {
+    const { text } = this.node;
+    this.text.replaceChildren(text.slice(0, most));
+    if (text.length <= most) return;
+    const all = button(`Show all ${count(text.length, "character")}`, () => this.showQuestion(Infinity), { class: "small" });
+    this.text.append("… ", all);
   }
 
   /** Draw the text as it is now. */
@@ -79,7 +89,7 @@ export class MessageView {
       this.isEdited = false;
       this.state = null;
       this.element.classList.remove("edited");
-      this.text.textContent = this.node.text;
+      this.showQuestion();
     };
     const leave = () => (end(), this.does.home());
     const send = () => {

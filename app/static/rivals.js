@@ -30,7 +30,7 @@ export class Rivals {
     clearTimeout(this.timer);
     if (this.mark === mark && !isKeyed) return;
     this.mark = mark;
-    this.isKeyed = isKeyed;
+    this.isKeyed = false; // What has the focus is replaced: that is no leaving.
     const word = this.passageNow().text.slice(mark.start, mark.end);
     this.element.setAttribute("aria-label", `In place of “${visible(word)}”, ${percent(mark.p)}`);
     this.element.replaceChildren(
@@ -53,6 +53,7 @@ export class Rivals {
     );
     this.element.hidden = false;
     this.place();
+    this.isKeyed = isKeyed;
     if (isKeyed) this.items()[0]?.focus();
   }
 
@@ -121,7 +122,6 @@ export class Rivals {
     const unlikely = marks.filter((mark) => doubt(mark));
     const next = step > 0 ? unlikely.find(({ start }) => start > this.mark.start) : unlikely.findLast(({ start }) => start < this.mark.start);
     if (!next) return;
-    this.isKeyed = false; // The focus moves within the list.
     this.sheet.setSelectionRange(next.start, next.start);
     this.open(next, { isKeyed: true });
   }

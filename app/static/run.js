@@ -109,7 +109,10 @@ export class Run {
       const rate = this.speed();
       return ["Writing…", count(this.tokens, "token"), rate && speed(rate), this.context(this.tokens)].filter(Boolean);
     }
-    return figures.error ? [figures.error] : [ENDS[figures.finish_reason], ...summary(figures), this.context(figures.new_tokens)];
+    if (figures.error) return [figures.error];
+    // In the order of what people ask: what has no room at the end of the line is not shown.
+    const [tokens, ...rest] = summary(figures);
+    return [ENDS[figures.finish_reason], tokens, ...rest.slice(0, 1), this.context(figures.new_tokens), ...rest.slice(1)];
   }
 
   context(tokens) {
@@ -134,7 +137,7 @@ export function show(element, parts, isError = false) {
   element.classList.toggle("error", Boolean(isError));
   const spans = parts.filter(Boolean).map((part, index) => {
     const span = document.createElement(index ? "span" : "strong");
-    span.textContent = part;
+    span.textContent = index ? `· ${part}` : part;
     return span;
   });
   element.replaceChildren(...spans);

@@ -19,6 +19,7 @@ const KEPT_TURNS = 3; // over a reload
 const HOVER = 120;
 const isMac = /Mac|iPhone|iPad/.test(navigator.platform);
 const CONTROL = isMac ? "⌘" : "Ctrl";
+const keys = (label) => el("kbd", { "aria-hidden": "true" }, label);
 
 /** Build the tab. `choosePrecision` takes a name, of a link. */
 export function openWrite(panel, precision, choosePrecision) {
@@ -79,7 +80,7 @@ class Write {
   }
 
   bar() {
-    this.main = button("", () => (this.run ? this.run.stop() : this.go()), { class: "primary", id: "continue" });
+    this.main = button("", () => (this.run ? this.run.stop() : this.go()), { class: "primary", id: "continue", "aria-keyshortcuts": "Control+Enter Escape" });
     const undoKeys = isMac ? "⌘Z" : "Ctrl+Z";
     this.undo = button([icon("undo"), "Undo"], () => this.takeBack(), { class: "quiet", id: "undo", title: `Take the last continuation back (${undoKeys})` });
     this.again = button([icon("again"), "Again"], () => this.goAgain(), { class: "quiet", id: "again", title: "Another continuation in its place" });
@@ -159,7 +160,7 @@ class Write {
     const label = run ? (run.isQueued ? "Leave" : "Stop") : "Continue";
     if (this.main.dataset.label !== label) {
       this.main.dataset.label = label;
-      this.main.replaceChildren(...(run ? [icon("stop"), label, el("kbd", {}, "Esc")] : [label, el("kbd", {}, `${CONTROL} ↵`)]));
+      this.main.replaceChildren(...(run ? [icon("stop"), label, keys("Esc")] : [label, keys(`${CONTROL} ↵`)]));
     }
   }
 
@@ -353,7 +354,7 @@ class Write {
 
   download() {
     const url = URL.createObjectURL(new Blob([this.now.text], { type: "text/plain;charset=utf-8" }));
-    const name = this.now.text.trim().split(/\s+/).slice(0, 6).join(" ").replace(/[^\p{L}\p{N} ]/gu, "").slice(0, 50).trim() || "text";
+    const name = this.now.text.trim().split(/\s+/).slice(0, 6).join(" ").replace(/[^\p{L}\p{N}]+/gu, " ").slice(0, 50).trim() || "text";
     el("a", { href: url, download: `${name}.txt` }).click();
     setTimeout(() => URL.revokeObjectURL(url), 10_000);
   }
