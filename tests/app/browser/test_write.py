@@ -109,7 +109,7 @@ def test_again_flips_between_alternatives(served, visit) -> None:
     first = write(visitor, length=24)
     visitor.press("Again")
     visitor.panel.get_by_text("2/2").wait_for()
-    visitor.wait_for_status("Finished")
+    visitor.button("Continue").wait_for()
     second = visitor.text
     assert second.startswith(START)
     assert second != first
