@@ -12,6 +12,9 @@ from tests.app.browser.visitor import PHONE
 from tests.conftest import SHARED_DATA
 from tests.runtime.files import edit_json
 
+# Of three precisions, and with the figures of these weights.
+pytestmark = pytest.mark.usefixtures("shared_data")
+
 
 def run(visitor, prompt: str = "Once upon a time") -> None:
     visitor.panel.get_by_role("textbox", name="Prompt").fill(prompt)

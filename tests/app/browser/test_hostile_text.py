@@ -48,6 +48,7 @@ def say(visitor, text: str) -> str:
     return visitor.messages()[-1]
 
 
+@pytest.mark.usefixtures("shared_data")  # the tiny model's context is too short
 def test_a_prompt_with_html_is_shown_as_it_was_typed(served, visit) -> None:
     visitor = visit(served, "Chat")
     visitor.set("Length", "8")

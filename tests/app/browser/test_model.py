@@ -6,6 +6,9 @@ import pytest
 
 from tests.app.browser.visitor import PHONE
 
+# Of three precisions, and with the figures of these weights.
+pytestmark = pytest.mark.usefixtures("shared_data")
+
 
 @pytest.fixture
 def visitor(served, visit):

@@ -42,6 +42,7 @@ def test_settings_come_from_below(served, visit) -> None:
     assert visitor.page.locator("#drawer-mark").inner_text() == "1"
 
 
+@pytest.mark.usefixtures("shared_data")  # the tiny model's context is too short
 @pytest.mark.parametrize("tab", ["Write", "Chat"])
 def test_stop_stays_in_reach_under_a_long_text(gated, visit, tab) -> None:
     visitor = visit(gated, tab, **PHONE)
@@ -65,6 +66,7 @@ def test_examples_stand_in_one_row(served, visit, tab) -> None:
     assert overflow(visitor) <= 0
 
 
+@pytest.mark.usefixtures("shared_data")  # the tiny model's context is too short
 def test_a_wide_answer_scrolls_by_itself(served, visit) -> None:
     visitor = visit(served, "Chat", **PHONE)
     visitor.set("Regular expression", r"```\na{120}\n```\n\n\| a{60} \| b{60} \|\n\|-\|-\|\n\| 1 \| 2 \|\n\nc{120}")

@@ -41,10 +41,8 @@ def test_a_server_that_went_away_is_said_and_found_again(page_bundle, visit) -> 
         assert visitor.text == START
     with serve(page_bundle, port=int(served.url.rpartition(":")[2])) as served:
         served.wait_until_ready()
-        if banner(visitor).is_visible():
-            reconnect = visitor.button("Reconnect")
-            if reconnect.is_visible():
-                reconnect.click(timeout=1000)
+        # The page may have found it by itself already, and the button is gone with its message.
+        visitor.page.evaluate("document.querySelector('#banner button')?.click()")
         banner(visitor).wait_for(state="hidden")
         visitor.press("Continue")
         visitor.wait_for_status("Finished")

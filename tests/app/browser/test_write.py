@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 START = "Once upon a time, there was"
 # How much of the sheet lies below what is seen, in pixels.
 BELOW = "(({ scrollHeight, scrollTop, clientHeight }) => scrollHeight - scrollTop - clientHeight)"
@@ -109,7 +111,7 @@ def test_again_flips_between_alternatives(served, visit) -> None:
     first = write(visitor, length=24)
     visitor.press("Again")
     visitor.panel.get_by_text("2/2").wait_for()
-    visitor.wait_for_status("Finished")
+    visitor.button("Continue").wait_for()
     second = visitor.text
     assert second.startswith(START)
     assert second != first
@@ -171,6 +173,7 @@ def test_what_is_no_schema_is_said_while_it_is_typed(served, visit) -> None:
     assert visitor.open_drawer().get_by_text("not JSON").is_visible()
 
 
+@pytest.mark.usefixtures("shared_data")  # the tiny model's context is too short
 def test_a_long_text_stays_in_sight_unless_the_reader_scrolls(gated, visit) -> None:
     visitor = visit(gated, "Write")
     visitor.write("A line.\n" * 40 + START)
