@@ -65,7 +65,7 @@ def test_the_manifest_has_the_name_and_inspect_and_the_card_show_it(shared_data,
         calibration_tokens=0,
         progress=False,
     )
-    assert json.loads((out / "manifest.json").read_text())["name"] == model_name(checkpoint, "runs/demo/checkpoint")
+    assert json.loads((out / "manifest.json").read_text())["name"] == model_name(checkpoint, "runs/stories/checkpoint")
     arguments = ["run", str(shared_data / "stories260k"), "--out", str(out), "--precisions", "fp32", "--no-compare"]
     assert main([*arguments, "--name", "The storyteller", "--calibration-tokens", "0"]) == 0
     assert "# The storyteller, as ONNX" in (out / "README.md").read_text()
