@@ -192,6 +192,7 @@ def test_on_a_phone_columns_are_swiped_and_stop_is_in_sight(gated, visit):
     assert visitor.page.evaluate(
         "(() => { const l = document.querySelector('.lanes'); return l.scrollWidth > l.clientWidth; })()"
     )
+    assert visitor.page.evaluate("[...document.querySelectorAll('.lane')].every(l => l.scrollWidth <= l.clientWidth)")
     visitor.press("Stop")
     visitor.button("Compare").wait_for()
 
