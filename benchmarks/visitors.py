@@ -225,9 +225,12 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
 
     def command() -> None:
-        tally = asyncio.run(
-            visit(args.url, clients=args.clients, seconds=args.seconds, tokens=args.tokens, pid=args.pid)
-        )
+        try:
+            tally = asyncio.run(
+                visit(args.url, clients=args.clients, seconds=args.seconds, tokens=args.tokens, pid=args.pid)
+            )
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise OptionError(f"{args.url} is not a page that is served ({error}); begin with `app run`") from None
         print(json.dumps(tally.figures(), indent=2))
         if tally.errors or tally.crossed:
             raise OptionError(f"{sum(tally.errors.values())} errors, {len(tally.crossed)} texts were not their own")

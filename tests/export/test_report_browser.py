@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
 from export.comparison.compare import compare
@@ -11,28 +9,21 @@ from export.comparison.report_html import html_report
 from export.comparison.torch_reference import TorchReference
 from model import load_checkpoint
 from runtime import Bundle
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+from tests.chromium import chromium
 
 
 @pytest.fixture(scope="module")
 def page(shared_data, stories260k_bundle, tmp_path_factory):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-dev.txt)")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium (apt-get install chromium)")
     bundle = Bundle.open(stories260k_bundle)
     reference = TorchReference(load_checkpoint(shared_data / "stories260k"))
     path = tmp_path_factory.mktemp("report") / "compare.html"
     path.write_text(html_report(compare(bundle, reference, details=True, progress=False), bundle, []), encoding="utf-8")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with chromium() as browser:
         page = browser.new_page()
         page.asked = []
         page.on("request", lambda request: page.asked.append(request.url))
         page.goto(path.as_uri())
         yield page
-        browser.close()
 
 
 @pytest.mark.browser

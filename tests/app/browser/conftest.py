@@ -11,20 +11,10 @@ import pytest
 
 from tests.app.browser.served_page import GatedPage, ServedPage, serve
 from tests.app.browser.visitor import Visitor
+from tests.chromium import chromium
 from tests.conftest import SHARED_DATA
 from tests.runtime.files import edit_json
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-# Without a sandbox, because tests often run as root in a container; and without the browser's own errands.
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -40,14 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    """Chromium. Playwright keeps an event loop in this thread, so it must have ended before other tests have theirs."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-dev.txt)")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium (apt-get install chromium)")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
+    """One for each file of tests."""
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
