@@ -14,12 +14,13 @@ from typing import Any
 import onnx_ir as ir
 
 from export import genai
+from export.cache_layout import CacheLayout, LaidOutCheckpoint
 from export.calibration import Calibration
 from export.coverage import measure_coverage
 from export.errors import ExportError
 from export.graph import build_graph
 from export.graph_builder import OPSET
-from export.int8_cache import EvenedCheckpoint, write_int8_cache_graph
+from export.int8_cache import write_int8_cache_graph
 from export.manifest import file_entries
 from export.model_card import model_card
 from export.naming import model_name
@@ -132,14 +133,17 @@ def _write_graphs(
 ) -> tuple[dict[str, Any], list[str]]:
     """One graph for each recipe. Returns the manifest's entries, and which graphs have their weights beside them."""
     has_int8_cache = any(recipe.precision.has_int8_cache for recipe in recipes)
-    plain, smoothed = _views(calibration, has_int8_cache)
+    layout = None
+    if calibration.tokens or has_int8_cache:
+        layout = CacheLayout.of(calibration.cache_statistics, calibration.config)
+    plain, smoothed = _views(calibration, layout, has_int8_cache)
     entries, external, formats = {}, [], {}
     for recipe in recipes:
         precision, seen = recipe.precision, smoothed if recipe.smoothed else plain
         path = folder / "onnx" / precision.file
-        if precision.has_int8_cache:
+        if layout is not None and precision.has_int8_cache:
             graph = folder / "onnx" / PRECISIONS[precision.weights].file
-            write_int8_cache_graph(graph, path, calibration.cache_range)
+            write_int8_cache_graph(graph, path, layout, seen.weights)
         else:
             formats[recipe.name] = recipe.make_format(seen)
             if _write_graph(seen.weights, path, formats[recipe.name], operators, calibration.progress):
@@ -149,15 +153,17 @@ def _write_graphs(
     return entries, external
 
 
-def _views(calibration: Calibration, has_int8_cache: bool) -> tuple[Calibration, Calibration]:
+def _views(
+    calibration: Calibration, layout: CacheLayout | None, has_int8_cache: bool
+) -> tuple[Calibration, Calibration]:
     """How floats see the weights, and how what is rounded sees them: as they are unless something is gained by it."""
-    if not calibration.tokens and not has_int8_cache:
+    if layout is None:
         return calibration, calibration
-    evened = EvenedCheckpoint(calibration.weights, calibration.cache_range)
-    plain = calibration.through(evened) if has_int8_cache else calibration
+    laid_out = LaidOutCheckpoint(calibration.weights, layout)
+    plain = calibration.through(laid_out) if has_int8_cache else calibration
     if not calibration.tokens:
         return plain, plain
-    return plain, calibration.through(evened, SmoothedCheckpoint(evened, calibration.mean_squares))
+    return plain, calibration.through(laid_out, SmoothedCheckpoint(laid_out, calibration.mean_squares))
 
 
 def _write_graph(

@@ -1,4 +1,4 @@
-"""What is inside a model while it writes text: the second moments of its layers' inputs, the range of its cache.
+"""What is inside a model while it writes text: the second moments of its layers' inputs, and its cache.
 
 The text is sampled from the model itself, so users need not bring any. Layers run one after the other with the weights
 of one in memory.
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from export.cache_statistics import CacheStatistics
 from export.errors import ExportError
-from export.int8_cache import CacheRange
 from model import ModelConfig, TransformerModel, WeightSource, build_model
 from model.attention import KVCache
 from model.norm import RMSNorm
@@ -26,6 +26,8 @@ DEFAULT_TOKENS = 4096
 # Keys and values of the rows that are sampled together stay below this size.
 SAMPLED_BYTES = 2**30
 FEWEST_ROWS, LONGEST_ROW = 32, 128
+# So many of the sampled tokens are looked at as the first of a text.
+FIRST_TOKENS = 64
 # Linear layers that read what another one reads.
 SAME_INPUT = {"qkv_proj": "q_proj", "k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 INPUTS = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
@@ -68,7 +70,7 @@ class Calibration:
         self.progress = progress
         self._source: Calibration | None = None
         self._views: Sequence[View] = ()
-        self._samples: tuple[Tensor, CacheRange] | None = None
+        self._samples: tuple[Tensor, CacheStatistics] | None = None
         self._layer = -1
         self._hidden: list[Tensor] = []
         self._moments: dict[str, Tensor] = {}
@@ -100,7 +102,7 @@ class Calibration:
         return self._sampled()[0]
 
     @property
-    def cache_range(self) -> CacheRange:
+    def cache_statistics(self) -> CacheStatistics:
         """What the cache held while they were sampled."""
         return self._sampled()[1]
 
@@ -151,9 +153,9 @@ class Calibration:
         prefix, _, projection = name.rpartition(".")
         return f"{prefix}.{SAME_INPUT.get(projection, projection)}", int(name.split(".")[2])
 
-    def _sampled(self) -> tuple[Tensor, CacheRange]:
+    def _sampled(self) -> tuple[Tensor, CacheStatistics]:
         if self._source is not None:
-            return self._source.rows, self._source.cache_range
+            return self._source.rows, self._source.cache_statistics
         if self._samples is None:
             self._samples = sample(self.weights, self.tokens or DEFAULT_TOKENS, progress=self.progress)
         return self._samples
@@ -202,26 +204,27 @@ class Calibration:
 
 
 @torch.inference_mode()
-def sample(weights: WeightSource, tokens: int, *, progress: bool = True) -> tuple[Tensor, CacheRange]:
+def sample(weights: WeightSource, tokens: int, *, progress: bool = True) -> tuple[Tensor, CacheStatistics]:
     """What a model writes at temperature 1 from its BOS token, and what its cache holds meanwhile.
 
     Where a text ends, the next one begins in the same row.
 
     Returns:
-        The token ids, int64 [rows, length], about `tokens` in all; and the range of their keys and values.
+        The token ids, int64 [rows, length], about `tokens` in all; and where their keys and values lie.
     """
     config = weights.config
     length = max(2, min(LONGEST_ROW, config.max_position_embeddings, tokens // FEWEST_ROWS))
     row_bytes = 8 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * length
     rows, at_once = -(-tokens // length), max(FEWEST_ROWS, SAMPLED_BYTES // row_bytes)
     model, generator = build_model(weights), torch.Generator().manual_seed(0)
-    parts, ranges = [], []
+    parts, statistics, first = [], [], None
     with progress_bar(description="sample", unit="tokens", total=rows * length, show=progress) as bar:
         for start in range(0, rows, at_once):
             cache = model.new_cache(min(at_once, rows - start), length)
             parts.append(_sampled_rows(model, cache, length, generator, bar.update))
-            ranges.append(CacheRange.of(cache, config))
-    return torch.cat(parts), CacheRange.around(ranges)
+            first = _first_tokens(model, parts[0]) if first is None else first
+            statistics.append(CacheStatistics.of(cache, first, config))
+    return torch.cat(parts), CacheStatistics.around(statistics)
 
 
 def _sampled_rows(
@@ -237,6 +240,14 @@ def _sampled_rows(
         ids = torch.cat([ids, torch.where(torch.isin(drawn, ends), start, drawn)], dim=1)
         advance(rows)
     return ids
+
+
+def _first_tokens(model: TransformerModel, rows: Tensor) -> KVCache:
+    """The cache of texts of one token each: tokens of the rows, the BOS token among them."""
+    places = torch.linspace(0, rows.numel() - 1, FIRST_TOKENS).long()
+    cache = model.new_cache(FIRST_TOKENS, 1)
+    model(rows.flatten()[places].unsqueeze(1), kv_cache=cache, num_logits_to_keep=1)
+    return cache
 
 
 def _adder(sums: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

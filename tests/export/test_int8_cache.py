@@ -8,22 +8,17 @@ import pytest
 import torch
 
 from export.bundle import export_bundle
+from export.cache_layout import LARGEST, CacheLayout, LaidOutCheckpoint
+from export.calibration import Calibration
 from export.errors import ExportError
-from export.int8_cache import (
-    KEY_HEADROOM,
-    LARGEST,
-    LARGEST_FACTOR,
-    VALUE_HEADROOM,
-    CacheRange,
-    EvenedCheckpoint,
-    even_factors,
-    rotation,
-)
+from export.int8_cache import KEY_SCALE, VALUE_SCALE, write_int8_cache_graph
 from export.portable import portable_recipes
 from export.precisions import parse_precisions
+from export.weight_formats import Blockwise, DynamicInt8, Float
 from model import Checkpoint, load_checkpoint, save_checkpoint
 from runtime import Bundle, DecoderSession
-from tests.export.graphs import make_checkpoint, relative_difference
+from tests.export.graphs import CHANGES, Graph, make_checkpoint, open_session, relative_difference
+from tests.export.test_cache_layout import LAYOUTS
 
 
 def cached(session, token_ids):
@@ -32,32 +27,86 @@ def cached(session, token_ids):
     return [buffer[:, :, : cache.length] for buffer in cache.buffers]
 
 
-def test_the_cache_holds_the_floats_in_steps_of_the_graphs_scales(int8_cache_bundle):
+def test_the_cache_holds_the_floats_in_the_graphs_steps(int8_cache_bundle):
     """fp32's first layer sees the same tokens in both graphs, so its keys and values are the same to half a step."""
     bundle = Bundle.open(int8_cache_bundle)
     ids = np.random.default_rng(0).integers(3, bundle.shape.vocab_size, 100).tolist()
     floats, integers = (cached(DecoderSession(bundle, name), ids) for name in ("fp32", "fp32-kv8"))
     graph = ir.load(bundle.model_file("fp32-kv8")).graph
     attention = next(node for node in graph if node.op_type == "GroupQueryAttention")
-    for place, (exact, stored) in enumerate(zip(floats[:2], integers[:2], strict=True)):
+    shift = attention.inputs[2].producer().inputs[1].const_value.numpy().reshape(1, -1, 1, bundle.shape.head_dim)
+    for place, shifts, exact, stored in zip((KEY_SCALE, VALUE_SCALE), (0, shift), floats, integers, strict=False):
         assert stored.dtype == np.int8
-        scale = attention.inputs[12 + place].const_value.numpy()
-        assert np.abs(exact - stored * scale).max() <= scale * 0.5001
+        scales = attention.inputs[place].const_value.numpy()
+        assert (np.abs(exact + shifts - stored * scales) <= scales * 0.5001 + 1e-6).all()
         assert np.abs(stored).max() > LARGEST / 3  # the steps are used
 
 
-def test_evening_out_the_cache_changes_no_logit_of_floats(shared_data, int8_cache_bundle, tmp_path):
+def without_steps(graph_file, out):
+    """The graph of an int8 cache with what it shifts, and a cache of floats again."""
+    model = ir.load(graph_file)
+    for node in model.graph:
+        if node.op_type == "GroupQueryAttention":
+            node.resize_inputs(KEY_SCALE)
+            for name in ("k_quant_type", "v_quant_type", "kv_cache_bit_width"):
+                del node.attributes[name]
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.dtype == ir.DataType.INT8:
+            value.type = ir.TensorType(ir.DataType.FLOAT)
+    ir.save(model, out)
+
+
+SHIFTED = [*CHANGES, *LAYOUTS, {"qkv_bias": True}, {"sliding_window": 5}]
+
+
+@pytest.mark.parametrize("changes", SHIFTED, ids=str)
+def test_what_is_subtracted_from_the_cache_changes_no_logit(changes, tmp_path):
+    plain, shifted, layout = _graphs(changes, Float(), tmp_path)
+    ids = np.random.default_rng(0).integers(3, 96, (2, 40))
+    (expected, cache), (found, shifted_cache) = plain(ids), shifted(ids)
+    assert relative_difference(found, expected) <= 1e-5
+    assert not np.allclose(cache[1], shifted_cache[1], atol=1e-3)
+    assert np.allclose(cache[0], shifted_cache[0], atol=1e-3) == (not layout.is_shifted[0].any())
+    before = shifted(ids[:1, :10])[1]
+    later, _ = shifted(ids[:1, 10:], before)
+    assert relative_difference(later, expected[:1, 10:]) <= 1e-5  # by the position, not by the place in the call
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention_bias": True}], ids=str)
+@pytest.mark.parametrize("weight_format", [Blockwise(16), DynamicInt8()], ids=["blocks", "channels"])
+def test_nor_does_it_take_rounded_weights_farther_from_floats(weight_format, changes, tmp_path):
+    """Attention's output is rounded on its way into o_proj, and what was subtracted is given back after that."""
+    plain, shifted, _ = _graphs(changes, weight_format, tmp_path)
+    ids = np.random.default_rng(0).integers(3, 96, (1, 60))
+    expected, _ = _graphs(changes, Float(), tmp_path / "floats")[0](ids)
+    distances = [np.square(graph(ids)[0] - expected).mean() for graph in (plain, shifted)]
+    assert distances[1] <= 1.5 * distances[0]
+
+
+def _graphs(changes, weight_format, folder):
+    """The graph of a random model, the same with the shifts of its int8 cache, and their layout."""
+    checkpoint, _ = make_checkpoint(folder, changes)
+    layout = CacheLayout.of(Calibration(checkpoint, tokens=256, progress=False).cache_statistics, checkpoint.config)
+    weights = LaidOutCheckpoint(checkpoint, layout)
+    plain, shifted = (Graph(weights, weight_format, folder / f"{name}.onnx") for name in ("plain", "shifted"))
+    write_int8_cache_graph(folder / "plain.onnx", folder / "kv8.onnx", layout, weights)
+    without_steps(folder / "kv8.onnx", folder / "shifted.onnx")
+    shifted.session = open_session(folder / "shifted.onnx")
+    return plain, shifted, layout
+
+
+def test_laying_out_the_cache_changes_no_logit_of_floats(shared_data, int8_cache_bundle, tmp_path):
     checkpoint = Checkpoint(shared_data / "stories260k")
     export_bundle(checkpoint, tmp_path, parse_precisions("fp32"), source="test", calibration_tokens=0, progress=False)
     ids = list(range(3, 80))
-    plain, evened = (DecoderSession(Bundle.open(folder), "fp32") for folder in (tmp_path, int8_cache_bundle))
-    logits = [session.forward(ids, session.new_cache(), num_logits_to_keep=0) for session in (plain, evened)]
+    plain, laid_out = (DecoderSession(Bundle.open(folder), "fp32") for folder in (tmp_path, int8_cache_bundle))
+    logits = [session.forward(ids, session.new_cache(), num_logits_to_keep=0) for session in (plain, laid_out)]
     assert relative_difference(*logits) <= 2e-6
-    assert any(not np.array_equal(a, b) for a, b in zip(cached(plain, ids), cached(evened, ids), strict=True))
+    assert any(not np.array_equal(a, b) for a, b in zip(cached(plain, ids), cached(laid_out, ids), strict=True))
 
 
 def test_keys_of_very_unequal_features_lose_no_more_than_others(shared_data, int8_cache_bundle, tmp_path):
-    """A pair of features 32 times as large, which its queries undo: to one scale such keys have three bits."""
+    """A pair of features 32 times as large, which its queries undo: with one step for all such keys have three bits."""
     model = load_checkpoint(shared_data / "stories260k")
     config = model.config
     pair = [0, config.head_dim // 2]
@@ -76,54 +125,6 @@ def test_keys_of_very_unequal_features_lose_no_more_than_others(shared_data, int
         floats, integers = (s.forward(ids, s.new_cache(), num_logits_to_keep=0) for s in sessions)
         errors.append(np.abs(floats - integers).mean())
     assert errors[1] < 3 * errors[0]  # a power of two comes within a bit of the best factor
-
-
-@pytest.mark.parametrize("head_dim", [6, 8, 25, 64, 100])
-def test_a_rotation_is_orthogonal_and_mixes_evenly(head_dim):
-    matrix = rotation(head_dim)
-    torch.testing.assert_close(matrix @ matrix.T, torch.eye(head_dim))
-    entries = matrix.abs()[matrix != 0]
-    torch.testing.assert_close(entries, torch.full_like(entries, (head_dim & -head_dim) ** -0.5))
-
-
-def test_how_far_features_are_lifted():
-    ranges = np.array([[[8.0, 8.1, 4.1, 4.0, 0.001, 0.0]]], np.float32)
-    lifted = [8.1 / 8, 1, 8.1 / 4.1, 8.1 / 4, LARGEST_FACTOR, LARGEST_FACTOR]
-    assert even_factors(ranges).flatten().tolist() == pytest.approx(lifted)
-    key, value = CacheRange(ranges, ranges / 4).scales(0)
-    assert key.tolist() == pytest.approx([KEY_HEADROOM * 8.1 / LARGEST])
-    assert value.tolist() == pytest.approx([VALUE_HEADROOM * 8.1 / 4 / LARGEST])
-
-
-def test_a_cache_of_zeros_has_a_scale():
-    nothing = CacheRange(*np.zeros((2, 1, 2, 4), np.float32))
-    assert (even_factors(nothing.keys) == 1).all()
-    assert [scale.tolist() for scale in nothing.scales(0)] == [[1.0], [1.0]]
-
-
-def test_every_reader_undoes_what_its_keys_and_values_are_lifted_by(tmp_path):
-    checkpoint, _ = make_checkpoint(tmp_path, {})
-    config = checkpoint.config
-    shape = (2, config.num_hidden_layers, config.num_key_value_heads, config.head_dim)
-    ranges = np.random.default_rng(0).uniform(0.1, 9, shape).astype(np.float32)
-    half = config.head_dim // 2
-    ranges[0, ..., half:] = ranges[0, ..., :half]  # RoPE turns these into each other
-    even = EvenedCheckpoint(checkpoint, CacheRange(*ranges))
-    readers = config.num_attention_heads // config.num_key_value_heads
-    for layer in range(config.num_hidden_layers):
-        plain, evened = (
-            {p: source.tensor(f"model.layers.{layer}.self_attn.{p}_proj.weight") for p in "qkvo"}
-            for source in (checkpoint, even)
-        )
-        for head in range(config.num_attention_heads):
-            own, shared = (
-                slice(number * config.head_dim, (number + 1) * config.head_dim) for number in (head, head // readers)
-            )
-            for weights in (plain, evened):
-                weights[f"scores {head}"] = weights["q"][own] * weights["k"][shared]
-                weights[f"attended {head}"] = weights["o"][:, own] @ weights["v"][shared]
-            for product in (f"scores {head}", f"attended {head}"):
-                assert torch.allclose(plain[product], evened[product], rtol=1e-5, atol=1e-6)
 
 
 def test_large_weights_are_stored_once(shared_data, tmp_path, monkeypatch):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from export.cache_layout import CacheLayout, LaidOutCheckpoint
 from export.calibration import Calibration
-from export.int8_cache import EvenedCheckpoint
 from export.smoothing import TABLE_SCALE, SmoothedCheckpoint, even_factor
 from export.weight_formats import Float
 from model import Checkpoint
@@ -21,8 +21,8 @@ IDS = np.random.default_rng(0).integers(3, 96, (1, 14))
 def smoothed(checkpoint) -> Calibration:
     """As the exporter sees weights before it rounds them."""
     calibration = Calibration(checkpoint, tokens=256, progress=False)
-    evened = EvenedCheckpoint(checkpoint, calibration.cache_range)
-    return calibration.through(evened, SmoothedCheckpoint(evened, calibration.mean_squares))
+    laid_out = LaidOutCheckpoint(checkpoint, CacheLayout.of(calibration.cache_statistics, checkpoint.config))
+    return calibration.through(laid_out, SmoothedCheckpoint(laid_out, calibration.mean_squares))
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
