@@ -46,6 +46,8 @@ KEY_HEADROOM, VALUE_HEADROOM = 1.35, 1.2
 # Steps may be this much wider if the first key then lies on a whole number of them; its error counts by its weight
 # beside those of all other keys together.
 STRETCHES, FIRST_WEIGHT = torch.linspace(1, 1.4, 21), 0.5
+# Features of values are lifted by this at most: one that was still in the samples may move in another text.
+LARGEST_FACTOR = 64.0
 # What is subtracted is at least such a share of what a feature spans, so that factors stay within reason.
 SMALLEST_SHIFT = 1 / 64
 ATTENTION = re.compile(r"model\.layers\.(\d+)\.self_attn\.(\w+)(?:\.(weight|bias))?")
@@ -61,14 +63,16 @@ class CacheLayout:
         is_shifted: the pairs from whose first feature `key_shift(config)` is subtracted, bool [num_hidden_layers,
             head_dim / 2].
         key_steps: of each feature, [..., head_dim].
-        first_value: what is subtracted from rotated values, [..., head_dim].
-        value_steps: of each of their features, [..., head_dim].
+        value_factors: by which rotated values are multiplied, [..., head_dim].
+        first_value: what is subtracted from them then, [..., head_dim].
+        value_steps: of each feature, [..., head_dim].
     """
 
     angles: Tensor
     key_factors: Tensor
     is_shifted: Tensor
     key_steps: Tensor
+    value_factors: Tensor
     first_value: Tensor
     value_steps: Tensor
 
@@ -76,30 +80,32 @@ class CacheLayout:
     def of(cls, statistics: CacheStatistics, config: ModelConfig) -> CacheLayout:
         """The layout for a model whose cache held this."""
         is_shifted, spans = _shifted_pairs(config), _spans(config)
+        factors = _even_factors(statistics.values)
         mean = statistics.mean_key @ directions()
         reach = mean + KEY_HEADROOM * (statistics.reach - mean)
         parts = zip(reach, statistics.first_keys, is_shifted, spans, strict=True)
         layers = [_key_layout(*part, config) for part in parts]
-        turns, factors, steps = (torch.stack(of_all) for of_all in zip(*layers, strict=True))
+        turns, key_factors, key_steps = (torch.stack(of_all) for of_all in zip(*layers, strict=True))
         return cls(
             angles=turns,
-            key_factors=factors,
+            key_factors=key_factors,
             is_shifted=is_shifted,
-            key_steps=steps,
-            first_value=statistics.first_value,
-            value_steps=_steps(VALUE_HEADROOM * statistics.values),
+            key_steps=key_steps,
+            value_factors=factors,
+            first_value=statistics.first_value * factors,
+            value_steps=_steps(VALUE_HEADROOM * statistics.values * factors),
         )
 
 
 class LaidOutCheckpoint:
-    """A source of weights seen with keys turned and scaled, and values rotated: the same function.
+    """A source of weights seen with keys turned and scaled, values rotated and scaled: the same function.
 
     Args:
         weights: of the model.
         layout: of its cache.
     """
 
-    folded = "keys turned and scaled by pairs, values rotated within heads, for the KV cache"
+    folded = "keys turned and scaled by pairs, values rotated within heads and of one size"
 
     def __init__(self, weights: WeightSource, layout: CacheLayout) -> None:
         self._weights = weights
@@ -108,14 +114,17 @@ class LaidOutCheckpoint:
         self.shapes = weights.shapes
         self._rotation = rotation(config.head_dim)
         self._readers = config.num_attention_heads // config.num_key_value_heads
+        # By layer, of the inputs of o_proj.
+        self._attended = layout.value_factors.repeat_interleave(self._readers, dim=1).flatten(1)
 
     def input_moment(self, name: str, moment: Tensor) -> Tensor:
-        """The inputs of `o_proj` are rotated as the values are; those of others stay."""
+        """The inputs of `o_proj` are rotated and scaled as the values are; those of others stay."""
         found = ATTENTION.fullmatch(name)
         if found is None or found[2] != "o_proj":
             return moment
+        factor = self._attended[int(found[1])]
         half = self._rotated(moment).T  # M R, then the same from the other side: R^T M R
-        return self._rotated(half)
+        return self._rotated(half) * factor.outer(factor)
 
     def tensor(self, name: str) -> Tensor:
         """`WeightSource.tensor`, laid out."""
@@ -125,10 +134,10 @@ class LaidOutCheckpoint:
             return tensor
         layer, projection, kind = int(found[1]), found[2], found[3]
         if projection == "o_proj" and kind == "weight":
-            return self._rotated(tensor)
+            return self._rotated(tensor) / self._attended[layer]
         outputs = tensor.movedim(0, -1)  # of a matrix and of a bias
         if projection == "v_proj":
-            return self._rotated(outputs).movedim(-1, 0)
+            return (self._rotated(outputs) * self._layout.value_factors[layer].flatten()).movedim(-1, 0)
         if self.config.qk_norm or projection not in ("q_proj", "k_proj"):
             return tensor
         turns, factors = self._layout.angles[layer], self._layout.key_factors[layer]
@@ -197,6 +206,12 @@ def _over_positions(reach: Tensor, spans: Tensor) -> Tensor:
     passed = (spans * (DIRECTIONS / (2 * math.pi))).ceil()
     is_passed = behind <= passed[:, None, None]  # [pairs, now, before]
     return torch.where(is_passed, reach.unsqueeze(-2), -torch.inf).amax(-1)
+
+
+def _even_factors(values: Tensor) -> Tensor:
+    """By what each feature is lifted to its layer's largest, so that o_proj rounds all as well: the shape of values."""
+    factors = values.amax((1, 2), keepdim=True) / values
+    return factors.nan_to_num(nan=1.0, posinf=LARGEST_FACTOR).clamp(1, LARGEST_FACTOR)
 
 
 def _steps(ends: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def test_values_are_stored_less_the_first_one():
     keys, values = numbers(config)
     values[:, :, :, 0] = 50 + values[:, :, :, 0] / 100
     layout = CacheLayout.of(CacheStatistics.of(*caches(config, keys, values), config), config)
-    rotated = values @ rotation(config.head_dim)
+    rotated = values @ rotation(config.head_dim) * layout.value_factors[:, None, :, None]
     stored = (rotated - layout.first_value[:, None, :, None]) / layout.value_steps[:, None, :, None]
     assert stored[:, :, :, 0].abs().max() < 2
     assert stored.abs().max() <= LARGEST
