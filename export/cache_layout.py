@@ -40,9 +40,8 @@ from model import ModelConfig, WeightSource
 from model.rotary import rotary_frequencies
 
 LARGEST = 127
-# How much farther other texts may go than the samples, from the mean key and from the first value: cutting something
-# off costs far more than coarser steps.
-KEY_HEADROOM, VALUE_HEADROOM = 1.35, 1.2
+# The steps hold what so many tokens of other texts bring: cutting something off costs far more than coarser steps.
+TOKENS_TO_HOLD = 4e6
 # Steps may be this much wider if the first key then lies on a whole number of them; its error counts by its weight
 # beside those of all other keys together.
 STRETCHES, FIRST_WEIGHT = torch.linspace(1, 1.4, 21), 0.5
@@ -80,9 +79,9 @@ class CacheLayout:
     def of(cls, statistics: CacheStatistics, config: ModelConfig) -> CacheLayout:
         """The layout for a model whose cache held this."""
         is_shifted, spans = _shifted_pairs(config), _spans(config)
-        factors = _even_factors(statistics.values)
+        factors, headroom = _even_factors(statistics.values), _headroom(statistics.tokens)
         mean = statistics.mean_key @ directions()
-        reach = mean + KEY_HEADROOM * (statistics.reach - mean)
+        reach = mean + headroom * (statistics.reach - mean)
         parts = zip(reach, statistics.first_keys, is_shifted, spans, strict=True)
         layers = [_key_layout(*part, config) for part in parts]
         turns, key_factors, key_steps = (torch.stack(of_all) for of_all in zip(*layers, strict=True))
@@ -93,7 +92,7 @@ class CacheLayout:
             key_steps=key_steps,
             value_factors=factors,
             first_value=statistics.first_value * factors,
-            value_steps=_steps(VALUE_HEADROOM * statistics.values * factors),
+            value_steps=_steps(headroom * statistics.values * factors),
         )
 
 
@@ -206,6 +205,14 @@ def _over_positions(reach: Tensor, spans: Tensor) -> Tensor:
     passed = (spans * (DIRECTIONS / (2 * math.pi))).ceil()
     is_passed = behind <= passed[:, None, None]  # [pairs, now, before]
     return torch.where(is_passed, reach.unsqueeze(-2), -torch.inf).amax(-1)
+
+
+def _headroom(tokens: int) -> float:
+    """How much farther from their mean the farthest of `TOKENS_TO_HOLD` lie than the farthest of so many tokens.
+
+    The largest of n normal numbers lies near sqrt(2 ln n).
+    """
+    return max(1.0, math.log(TOKENS_TO_HOLD) / math.log(max(2, tokens))) ** 0.5
 
 
 def _even_factors(values: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ class CacheStatistics:
         first_keys: of tokens that a text begins with, float32 [num_hidden_layers, num_key_value_heads, tokens,
             head_dim / 2, 2].
         first_value: their mean, float32 [num_hidden_layers, num_key_value_heads, head_dim].
+        tokens: of how many tokens the cache was.
     """
 
     reach: Tensor
@@ -40,6 +41,7 @@ class CacheStatistics:
     values: Tensor
     first_keys: Tensor
     first_value: Tensor
+    tokens: int
 
     @classmethod
     def of(cls, cache: KVCache, first: KVCache, config: ModelConfig) -> CacheStatistics:
@@ -51,14 +53,16 @@ class CacheStatistics:
             config: the model's.
         """
         layers = [_of_layer(cache, first, layer, config) for layer in range(config.num_hidden_layers)]
-        return cls(*(torch.stack(parts) for parts in zip(*layers, strict=True)))
+        tokens = cache.keys.shape[1] * cache.length
+        return cls(*(torch.stack(parts) for parts in zip(*layers, strict=True)), tokens=tokens)
 
     @classmethod
     def around(cls, parts: Sequence[CacheStatistics]) -> CacheStatistics:
         """Several caches of about one size together, whose first tokens are the same."""
         reach, values = (torch.stack([getattr(part, name) for part in parts]).amax(0) for name in ("reach", "values"))
         mean_key = torch.stack([part.mean_key for part in parts]).mean(0)
-        return cls(reach, mean_key, values, parts[0].first_keys, parts[0].first_value)
+        tokens = sum(part.tokens for part in parts)
+        return cls(reach, mean_key, values, parts[0].first_keys, parts[0].first_value, tokens)
 
 
 def angles() -> Tensor:
