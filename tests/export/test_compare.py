@@ -115,7 +115,7 @@ def test_weights_of_another_model_show_at_once(shared_data, stories260k_bundle):
 
 def test_the_json_has_the_keys_that_others_rely_on(shared_data, stories260k_bundle, tmp_path, capsys):
     text = tmp_path / "text.txt"
-    text.write_text("Once upon a time there was a cat. The cat sat on a mat, and looked at the moon. " * 3)
+    text.write_text((shared_data / "corpora" / "tinystories-sample.txt").read_text(encoding="utf-8")[:8000])
     checkpoint = str(shared_data / "stories260k")
     arguments = ["compare", str(stories260k_bundle), "--checkpoint", checkpoint, "--text", str(text), "--json"]
     assert main(arguments) == 0
