@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from export.cache_layout import LARGEST, CacheLayout, LaidOutCheckpoint, key_shift
+from export.cache_layout import LARGEST, LARGEST_FACTOR, CacheLayout, LaidOutCheckpoint, key_shift
 from export.cache_statistics import CacheStatistics, pairs, rotation, turned, unpaired
 from export.calibration import Calibration
 from model import ModelConfig, build_model
@@ -98,6 +98,15 @@ def test_values_are_stored_less_the_first_one():
     stored = (rotated - layout.first_value[:, None, :, None]) / layout.value_steps[:, None, :, None]
     assert stored[:, :, :, 0].abs().max() < 2
     assert stored.abs().max() <= LARGEST
+
+
+def test_how_far_features_of_values_are_lifted():
+    config = ModelConfig(**(BASE | {"head_dim": 6, "num_key_value_heads": 1, "num_hidden_layers": 1}))
+    statistics = CacheStatistics.of(*caches(config, *numbers(config)), config)
+    values = torch.tensor([[[8.0, 8.1, 4.1, 4.0, 0.001, 0.0]]])
+    factors = CacheLayout.of(dataclasses.replace(statistics, values=values), config).value_factors
+    lifted = [8.1 / 8, 1, 8.1 / 4.1, 8.1 / 4, LARGEST_FACTOR, LARGEST_FACTOR]
+    assert factors.flatten().tolist() == pytest.approx(lifted)
 
 
 def test_keys_far_from_zero_use_the_steps_on_both_sides():
