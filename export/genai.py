@@ -46,8 +46,10 @@ def genai_config(
 
 def _decoder(config: ModelConfig, precisions: Collection[str]) -> dict[str, Any]:
     row = next(row for name, row in PRECISIONS.items() if name in precisions)
-    # Who will read the file may have another CPU than ours: one without VNNI must be asked for exact products.
-    exact = {exact_products.OPTION: "1"} if row.has_integer_products else {}
+    # Who will read the file may have another CPU than ours: one without VNNI must be asked for exact products. They may
+    # also lay another graph of the bundle over the one named here; those that do not need the option ignore it.
+    needs_exact = any(PRECISIONS[name].has_integer_products for name in precisions)
+    exact = {exact_products.OPTION: "1"} if needs_exact else {}
     past_key, past_value = contract.past_names(ANY_LAYER)
     present_key, present_value = contract.present_names(ANY_LAYER)
     return {

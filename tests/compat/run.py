@@ -17,7 +17,7 @@ from pathlib import Path
 from export.bundle import export_bundle
 from export.precisions import parse_precisions
 from model import Checkpoint
-from tests.compat.cells import OK, Case, run_cells
+from tests.compat.cells import Case, is_ok, run_cells
 from tests.compat.environments import REPOSITORY, Engine, NotAvailableError, set_up
 from tests.compat.expected import greedy
 
@@ -58,7 +58,7 @@ def faults(engines: list[Engine], table: Table) -> list[str]:
         f"{engine.name}, {precision}: {word}"
         for engine in engines
         for precision, word in table[engine.name].items()
-        if word != OK and precision not in engine.known
+        if not is_ok(word) and precision not in engine.known
     ]
 
 

@@ -40,6 +40,12 @@ def test_the_graph_is_the_one_that_our_runtime_prefers(precisions, file):
     assert genai_config(config(), {}, precisions, in_place_cache=True)["model"]["decoder"]["filename"] == f"onnx/{file}"
 
 
+@pytest.mark.parametrize(("precisions", "asked"), [(["int8", "q8"], True), (["q8"], True), (["fp32", "int8"], False)])
+def test_exact_products_are_asked_for_wherever_a_graph_that_needs_them_may_be_overlaid(precisions, asked):
+    decoder = genai_config(config(), {}, precisions, in_place_cache=True)["model"]["decoder"]
+    assert (decoder["session_options"].get("session.x64quantprecision") == "1") is asked
+
+
 @pytest.mark.parametrize(
     ("changes", "generation", "expected"),
     [
