@@ -68,7 +68,9 @@ def bench(
     weight_bytes: int = 0,
     bandwidth: float | None = None,
 ) -> BenchRow:
-    """Time a session. A first round, which touches memory and settles the threads, is not counted.
+    """Time a session as it is after some seconds.
+
+    It is given its huge pages before, and a first round, which touches memory and settles the threads, is not counted.
 
     Args:
         session: what to time.
@@ -89,6 +91,7 @@ def bench(
         depth=depth,
         repeats=repeats,
     )
+    session.take_huge_pages()
     total = depth + prompt_tokens + new_tokens
     token_ids = np.random.default_rng(0).integers(0, session.shape.vocab_size, total).tolist()
     rounds = [_round(session, token_ids, depth, prompt_tokens) for _ in range(repeats + 1)][1:]
