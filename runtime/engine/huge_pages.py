@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,9 @@ class HugePages:
 
         Who frees that memory meanwhile loses nothing: such advice about somebody else's pages changes no content.
         """
-        if self._page_bytes:
+        if not self._page_bytes:
+            return
+        with suppress(OSError):  # a system that hides its page map
             for start in list(_filled(self._before, self._page_bytes)):
                 advise(start, start + self._page_bytes, mmap.MADV_HUGEPAGE)
                 advise(start, start + self._page_bytes, COLLAPSE)
@@ -75,7 +78,7 @@ def _filled(before: Sequence[MemoryMap], page_bytes: int) -> Iterator[int]:
     """Addresses of places for a huge page that are new, and where every small page is in use: none costs memory."""
     for found in _anonymous():
         start, end = -(-found.start // page_bytes) * page_bytes, found.end // page_bytes * page_bytes
-        if end <= start:
+        if end <= start or any(old.start <= start and end <= old.end for old in before):
             continue
         is_filled = (page_entries(start, end) & PRESENT != 0).reshape(-1, page_bytes // mmap.PAGESIZE).all(1)
         for old in before:

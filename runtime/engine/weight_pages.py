@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from runtime.engine.process_maps import FROM_FILE, PAGE_MAP, PRESENT, SWAPPED, advise, memory_maps, page_entries
+from runtime.engine.process_maps import FROM_FILE, PRESENT, SWAPPED, advise, memory_maps, page_entries
 
 
 def release_weight_pages(folder: Path) -> None:
     """Let go of the resident pages of files in a folder that are mapped and unchanged; a reader gets them back.
 
-    Does nothing where the system has no list of maps; it is Linux's.
+    Does nothing where the system has no list of maps, which is Linux's, or hides it.
     """
-    advice = getattr(mmap, "MADV_DONTNEED", None)
-    if advice is None or not PAGE_MAP.exists():
+    advice, prefix = getattr(mmap, "MADV_DONTNEED", None), f"{folder.resolve()}{os.sep}"
+    if advice is None:
         return
-    prefix = f"{folder.resolve()}{os.sep}"
-    for found in memory_maps():
-        if not found.path.startswith(prefix) or not found.permissions.endswith("p"):
-            continue
-        pages = page_entries(found.start, found.end)
-        if not np.any((pages & (PRESENT | SWAPPED) != 0) & (pages & FROM_FILE == 0)):
-            advise(found.start, found.end, advice)
+    with suppress(OSError):
+        for found in memory_maps():
+            if not found.path.startswith(prefix) or not found.permissions.endswith("p"):
+                continue
+            pages = page_entries(found.start, found.end)
+            if not np.any((pages & (PRESENT | SWAPPED) != 0) & (pages & FROM_FILE == 0)):
+                advise(found.start, found.end, advice)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.engine import huge_pages
+from runtime.engine import huge_pages, process_maps
 from runtime.engine.huge_pages import SMALLEST_BYTES, HugePages
 from runtime.engine.process_maps import PRESENT, memory_maps, page_entries
 from tests.runtime.engine.test_memory import resident_bytes
@@ -108,6 +108,15 @@ def test_nothing_is_asked_for_where_it_is_given_anyway_or_never_or_not_worth_it(
     array = allocate()
     subject.take()
     subject.take_later()
+    assert array[-1] == 255
+
+
+def test_a_system_that_hides_its_page_map_is_left_alone(settings, monkeypatch, tmp_path) -> None:
+    (settings / "enabled").write_text("always [madvise] never\n")
+    monkeypatch.setattr(process_maps, "PAGE_MAP", tmp_path / "absent")
+    subject = HugePages(SIZE)
+    array = allocate()
+    subject.take()
     assert array[-1] == 255
 
 
