@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -28,7 +29,7 @@ DELAY_SECONDS = 5.0
 
 
 class HugePages:
-    """What is allocated between making this and `take` may lie in huge pages.
+    """What is allocated within this context may lie in huge pages.
 
     Args:
         total_bytes: how much is going to be allocated, about; few bytes are left as they are.
@@ -36,24 +37,36 @@ class HugePages:
 
     def __init__(self, total_bytes: int) -> None:
         self._page_bytes = _page_bytes() if total_bytes >= SMALLEST_BYTES else None
-        self._before = _anonymous() if self._page_bytes else []
+        self._before: list[MemoryMap] = []
+        self._new: list[tuple[int, int]] = []
+
+    def __enter__(self) -> Self:
+        """Allocation begins."""
+        if self._page_bytes:
+            self._before = _anonymous()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Allocation has ended."""
+        if self._page_bytes:
+            self._new = list(_without(_anonymous(), self._before))
 
     def take_later(self) -> None:
         """`take` in the background, after `DELAY_SECONDS`."""
-        if self._page_bytes:
+        if self._new:
             timer = threading.Timer(DELAY_SECONDS, self.take)
             timer.daemon = True
             timer.start()
 
     def take(self) -> None:
-        """Exchange pages, where they are new and wholly in use.
+        """Exchange pages where all small ones in place of a huge one are in use, so that none costs memory.
 
         Who frees that memory meanwhile loses nothing: such advice about somebody else's pages changes no content.
         """
         if not self._page_bytes:
             return
         with suppress(OSError):  # a system that hides its page map
-            for start in list(_filled(self._before, self._page_bytes)):
+            for start in [start for new in self._new for start in _filled(*new, self._page_bytes)]:
                 advise(start, start + self._page_bytes, mmap.MADV_HUGEPAGE)
                 advise(start, start + self._page_bytes, COLLAPSE)
 
@@ -74,13 +87,25 @@ def _anonymous() -> list[MemoryMap]:
     ]
 
 
-def _filled(before: Sequence[MemoryMap], page_bytes: int) -> Iterator[int]:
-    """Addresses of places for a huge page that are new, and where every small page is in use: none costs memory."""
-    for found in _anonymous():
-        start, end = -(-found.start // page_bytes) * page_bytes, found.end // page_bytes * page_bytes
-        if end <= start or any(old.start <= start and end <= old.end for old in before):
-            continue
-        is_filled = (page_entries(start, end) & PRESENT != 0).reshape(-1, page_bytes // mmap.PAGESIZE).all(1)
-        for old in before:
-            is_filled[max(0, (old.start - start) // page_bytes) : max(0, -(-(old.end - start) // page_bytes))] = False
-        yield from (start + page_bytes * np.flatnonzero(is_filled)).tolist()
+def _without(maps: Sequence[MemoryMap], others: Sequence[MemoryMap]) -> Iterator[tuple[int, int]]:
+    """From where to where maps go beside others; both are in the order of their addresses."""
+    for found in maps:
+        start = found.start
+        for other in others:
+            if other.end <= start or other.start >= found.end:
+                continue
+            if other.start > start:
+                yield start, other.start
+            start = other.end
+        if start < found.end:
+            yield start, found.end
+
+
+def _filled(start: int, end: int, page_bytes: int) -> list[int]:
+    """Where huge pages could begin between two addresses, all of whose small pages are there."""
+    start, end = -(-start // page_bytes) * page_bytes, end // page_bytes * page_bytes
+    if end <= start:
+        return []
+    is_filled = (page_entries(start, end) & PRESENT != 0).reshape(-1, page_bytes // mmap.PAGESIZE).all(1)
+    found: list[int] = (start + page_bytes * np.flatnonzero(is_filled)).tolist()
+    return found

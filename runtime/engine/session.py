@@ -90,8 +90,7 @@ class DecoderSession:
             never_single=self._never_single,
             is_divisible=self._row.can_be_batch_invariant,
         )
-        self._huge_pages = HugePages(bundle.file_bytes(precision))
-        with one_line_errors(path, "cannot be opened by"):
+        with HugePages(bundle.file_bytes(precision)) as self._huge_pages, one_line_errors(path, "cannot be opened by"):
             self._ort = ort.InferenceSession(str(path), _session_options(self.threads, spin), ["CPUExecutionProvider"])
         release_weight_pages(path.parent)
         self._huge_pages.take_later()

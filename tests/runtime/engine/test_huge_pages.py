@@ -13,7 +13,7 @@ import pytest
 
 from runtime.engine import huge_pages, process_maps
 from runtime.engine.huge_pages import SMALLEST_BYTES, HugePages
-from runtime.engine.process_maps import PRESENT, memory_maps, page_entries
+from runtime.engine.process_maps import PRESENT, MemoryMap, memory_maps, page_entries
 from tests.runtime.engine.test_memory import resident_bytes
 
 SIZE = 32 * 2**20
@@ -54,21 +54,25 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_what_is_new_and_filled_lies_in_huge_pages_and_is_unchanged(exchanges) -> None:
     old = allocate()
-    subject = HugePages(SIZE)
     before_huge, before_resident = huge_bytes(), resident_bytes()
-    new = allocate()
+    with HugePages(SIZE) as subject:
+        new = allocate()
+    later = allocate()
+    assert huge_bytes() - before_huge < 2**22
+    before_resident += SIZE
     subject.take()
     assert SIZE - 3 * 2**21 <= huge_bytes() - before_huge <= SIZE + 2**22
     assert resident_bytes() - before_resident < SIZE + 2**22
     assert np.array_equal(new, old)
+    assert np.array_equal(new, later)
     after = huge_bytes()
     subject.take()
     assert huge_bytes() == after
 
 
 def test_what_is_not_wholly_in_use_takes_no_more_memory(exchanges) -> None:
-    subject = HugePages(SIZE)
-    array = allocate(filled=False)
+    with HugePages(SIZE) as subject:
+        array = allocate(filled=False)
     array[:: 2 * mmap.PAGESIZE] = 1
     before = resident_bytes()
     subject.take()
@@ -77,8 +81,8 @@ def test_what_is_not_wholly_in_use_takes_no_more_memory(exchanges) -> None:
 
 def test_it_is_done_later_in_the_background(exchanges, monkeypatch) -> None:
     monkeypatch.setattr(huge_pages, "DELAY_SECONDS", 0.1)
-    subject = HugePages(SIZE)
-    array = allocate()
+    with HugePages(SIZE) as subject:
+        array = allocate()
     before = huge_bytes()
     subject.take_later()
     assert huge_bytes() == before
@@ -104,8 +108,8 @@ def test_nothing_is_asked_for_where_it_is_given_anyway_or_never_or_not_worth_it(
     if enabled is not None:
         (settings / "enabled").write_text(f"{enabled}\n")
     monkeypatch.setattr(huge_pages, "advise", lambda *_: pytest.fail("it asked"))
-    subject = HugePages(total_bytes)
-    array = allocate()
+    with HugePages(total_bytes) as subject:
+        array = allocate()
     subject.take()
     subject.take_later()
     assert array[-1] == 255
@@ -114,10 +118,25 @@ def test_nothing_is_asked_for_where_it_is_given_anyway_or_never_or_not_worth_it(
 def test_a_system_that_hides_its_page_map_is_left_alone(settings, monkeypatch, tmp_path) -> None:
     (settings / "enabled").write_text("always [madvise] never\n")
     monkeypatch.setattr(process_maps, "PAGE_MAP", tmp_path / "absent")
-    subject = HugePages(SIZE)
-    array = allocate()
+    with HugePages(SIZE) as subject:
+        array = allocate()
     subject.take()
     assert array[-1] == 255
+
+
+@pytest.mark.parametrize(
+    ("others", "left"),
+    [
+        ([], [(10, 20), (30, 40)]),
+        ([(0, 10), (20, 30), (40, 50)], [(10, 20), (30, 40)]),
+        ([(10, 20)], [(30, 40)]),
+        ([(5, 12), (14, 15), (18, 33)], [(12, 14), (15, 18), (33, 40)]),
+        ([(0, 50)], []),
+    ],
+)
+def test_what_was_there_is_left_out(others, left) -> None:
+    maps, others = ([MemoryMap(*ends, "rw-p", "") for ends in each] for each in ([(10, 20), (30, 40)], others))
+    assert list(huge_pages._without(maps, others)) == left
 
 
 @pytest.mark.skipif(not Path("/proc/self/pagemap").exists(), reason="only Linux lists a process's maps")
