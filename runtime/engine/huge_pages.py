@@ -66,9 +66,10 @@ class HugePages:
         if not self._page_bytes:
             return
         with suppress(OSError):  # a system that hides its page map
-            for start in [start for new in self._new for start in _filled(*new, self._page_bytes)]:
-                advise(start, start + self._page_bytes, mmap.MADV_HUGEPAGE)
-                advise(start, start + self._page_bytes, COLLAPSE)
+            for start, end in self._new:
+                for place in _filled(start, end, self._page_bytes):
+                    advise(place, place + self._page_bytes, mmap.MADV_HUGEPAGE)
+                    advise(place, place + self._page_bytes, COLLAPSE)
 
 
 def _page_bytes() -> int | None:
